@@ -1,0 +1,213 @@
+"""Training on Penn-Fudan: ours against torchvision's Mask R-CNN, from the same weights, on the same batches.
+
+    python bench/penn_fudan.py [--seeds 3] [--iterations 240] [--depth 18] [--min-size 256] [--batch 4]
+
+For each seed torchvision's model is initialised, its weights are given to both, both see the same batches (our loader's:
+order, flips and resize included) for the same number of steps with the same SGD schedule, and both are measured on the
+50 validation images by the same evaluation. Every run is a process of its own; the two sides take turns.
+AP is what to compare: mean and standard deviation over seeds; seconds per step and peak memory come along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from alternation import write_result
+from peers import our_config, penn_fudan_datasets, to_unit_float, torchvision_inputs, torchvision_mask_rcnn
+
+NUM_CLASSES = 2
+
+
+def config_for(arguments: dict[str, Any], seed: int, weights: str = "") -> Any:
+    values = {
+        "DATASETS": penn_fudan_datasets(),
+        "RNG_SEED": seed,
+        "DATA_LOADER.NUM_THREADS": 0,
+        "TRAIN.DATASETS": ["train"],
+        "TEST.DATASETS": ["val"],
+        "TRAIN.IMS_PER_BATCH": arguments["batch"],
+        "TRAIN.BATCH_SIZE_PER_IM": 128,
+        "TRAIN.RPN_POST_NMS_TOP_N": 1000,
+        "TRAIN.FREEZE_AT": 0,
+        "TRAIN.WEIGHTS": weights,
+        "TRAIN.AUTO_RESUME": False,
+        "SOLVER.BASE_LR": arguments["learning_rate"],
+        "SOLVER.LR_POLICY": "steps_with_decay",
+        "SOLVER.STEPS": [0, int(0.75 * arguments["iterations"])],
+        "SOLVER.MAX_ITER": arguments["iterations"],
+        "SOLVER.WARM_UP_ITERS": max(1, arguments["iterations"] // 10),
+        "SOLVER.WEIGHT_DECAY": 1e-4,
+    }
+    return our_config(
+        arguments["depth"],
+        num_classes=NUM_CLASSES,
+        min_size=arguments["min_size"],
+        max_size=2 * arguments["min_size"],
+        norm="batch",
+        **values,
+    )
+
+
+def initial_torchvision(arguments: dict[str, Any], seed: int) -> Any:
+    torch.manual_seed(seed)
+    return torchvision_mask_rcnn(
+        arguments["depth"],
+        num_classes=NUM_CLASSES,
+        min_size=arguments["min_size"],
+        max_size=2 * arguments["min_size"],
+        norm="batch",
+        trainable_stages=5,
+        box_batch_size_per_image=128,
+        rpn_post_nms_top_n_train=1000,
+    )
+
+
+def run_torchvision(arguments: dict[str, Any], seed: int) -> dict[str, float]:
+    """torchvision's side: its reference recipe's loop, without what does not change the result."""
+    from detectune.data.loader import build_loader
+    from detectune.evaluation.coco import evaluate_coco
+    from hotcoco import mask as rle
+
+    from detectune.engine.schedule import lr_schedule
+
+    config = config_for(arguments, seed)
+    model = initial_torchvision(arguments, seed).train()
+    # Detectron's rule, which our side follows too: biases learn twice as fast and do not decay.
+    weights = [p for name, p in model.named_parameters() if not name.endswith("bias")]
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    optimizer = torch.optim.SGD(
+        [{"params": weights, "weight_decay": 1e-4}, {"params": biases, "weight_decay": 0.0}],
+        lr=0.0,
+        momentum=0.9,
+    )
+    rate = lr_schedule(config)
+    seconds = []
+    for iteration, batch in zip(
+        range(arguments["iterations"]), build_loader(config, training=True), strict=False
+    ):
+        pictures, targets = torchvision_inputs(batch, "cpu")
+        optimizer.param_groups[0]["lr"] = rate(iteration)
+        optimizer.param_groups[1]["lr"] = 2 * rate(iteration)
+        torch.manual_seed(seed * 100_003 + iteration)
+        started = time.perf_counter()
+        loss = sum(model(pictures, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - started)
+
+    model.eval()
+    loader = build_loader(config, training=False, dataset="val")
+    rows, test_seconds = [], []
+    for record in loader.records:
+        picture = np.asarray(Image.open(record.file_name).convert("RGB"))
+        started = time.perf_counter()
+        with torch.no_grad():
+            found = model([to_unit_float(picture)])[0]
+        binary = (found["masks"][:, 0] > 0.5).to(torch.uint8).numpy()
+        test_seconds.append(time.perf_counter() - started)
+        for k in range(len(found["scores"])):
+            x1, y1, x2, y2 = found["boxes"][k].tolist()
+            encoded = rle.encode(np.asfortranarray(binary[k]))
+            counts = encoded["counts"]
+            encoded["counts"] = counts.decode() if isinstance(counts, bytes) else counts
+            rows.append(
+                {
+                    "image_id": record.image_id,
+                    "category_id": loader.class_info.category_ids[int(found["labels"][k]) - 1],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": float(found["scores"][k]),
+                    "segmentation": encoded,
+                }
+            )
+    metrics = evaluate_coco(loader.records, rows, class_info=loader.class_info).metrics
+    return summary(metrics, seconds, test_seconds)
+
+
+def run_detectune(arguments: dict[str, Any], seed: int) -> dict[str, float]:
+    """Our side: an ordinary training run through `train`, then `test`."""
+    from detectune.engine.inference import test
+    from detectune.engine.trainer import train
+    from detectune.weights.native import save_weights
+    from detectune.weights.torchvision import from_torchvision
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "start.safetensors"
+        save_weights(start, from_torchvision(initial_torchvision(arguments, seed).state_dict()), {})
+        config = config_for(arguments, seed, weights=str(start))
+        result = train(config, output_dir=Path(folder) / "run")
+        rows = [
+            json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        ]
+        steps = [row["seconds_per_step"] for row in rows if row["kind"] == "train"]
+        started = time.perf_counter()
+        metrics = test(config, result.weights, output_dir=Path(folder) / "test")
+        per_image = (time.perf_counter() - started) / 50
+    return summary(metrics, steps, [per_image])
+
+
+def summary(metrics: dict[str, Any], steps: list[float], images: list[float]) -> dict[str, float]:
+    return {
+        "bbox/AP": metrics["bbox/AP"],
+        "segm/AP": metrics["segm/AP"],
+        "bbox/AP50": metrics["bbox/AP50"],
+        "segm/AP50": metrics["segm/AP50"],
+        "seconds_per_step": statistics.median(steps),
+        "seconds_per_test_image": statistics.median(images),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def in_own_process(side: Any, arguments: dict[str, Any], seed: int) -> dict[str, float]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        result: dict[str, float] = pool.apply(side, (arguments, seed))
+        return result
+
+
+def mean_and_sd(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """{name: [mean, sample standard deviation]} over seeds."""
+    return {
+        key: [statistics.mean(r[key] for r in rows), statistics.stdev(r[key] for r in rows)]
+        for key in rows[0]
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=240)
+    parser.add_argument("--depth", type=int, default=18, choices=(18, 50))
+    parser.add_argument("--min-size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    arguments = vars(parser.parse_args())
+    runs: dict[str, list[dict[str, float]]] = {"torchvision": [], "detectune": []}
+    for seed in range(1, arguments["seeds"] + 1):
+        for name, side in (("torchvision", run_torchvision), ("detectune", run_detectune)):
+            runs[name].append(in_own_process(side, arguments, seed))
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in runs[name][-1].items())
+            print(f"seed {seed} {name:12} {shown}", flush=True)
+    means = {name: mean_and_sd(rows) for name, rows in runs.items()}
+    ratios = {
+        key: means["detectune"][key][0] / means["torchvision"][key][0]
+        for key in ("seconds_per_step", "seconds_per_test_image", "peak_memory_mib")
+    }
+    write_result("penn_fudan", {"arguments": arguments, "runs": runs, "mean_sd": means, "ratios": ratios})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Configuration sections: TRAIN."""
+
+from __future__ import annotations
+
+from detectune.config.knob import Section, knob
+
+
+class Train(Section):
+    ASPECT_GROUPING: bool = knob(True, "", kind="runtime", stage="nothing")
+    AUTO_RESUME: bool = knob(True, "", kind="runtime", stage="nothing")
+    BATCH_SIZE_PER_IM: int = knob(64, "", kind="runtime", stage="nothing")
+    BBOX_THRESH: float = knob(0.5, "", kind="runtime", stage="nothing")
+    BG_THRESH_HI: float = knob(0.5, "", kind="runtime", stage="nothing")
+    BG_THRESH_LO: float = knob(0.0, "", kind="runtime", stage="nothing")
+    COPY_WEIGHTS: bool = knob(False, "", kind="runtime", stage="nothing")
+    CROWD_FILTER_THRESH: float = knob(0.7, "", kind="runtime", stage="nothing")
+    DATASETS: tuple[str, ...] = knob((), "", kind="runtime", stage="nothing")
+    FG_FRACTION: float = knob(0.25, "", kind="runtime", stage="nothing")
+    FG_THRESH: float = knob(0.5, "", kind="runtime", stage="nothing")
+    FREEZE_AT: int = knob(2, "", kind="runtime", stage="nothing")
+    FREEZE_CONV_BODY: bool = knob(False, "", kind="runtime", stage="nothing")
+    GENERATE_PROPOSALS_ON_GPU: bool = knob(False, "", kind="runtime", stage="nothing")
+    GT_MIN_AREA: int = knob(-1, "", kind="runtime", stage="nothing")
+    IMS_PER_BATCH: int = knob(2, "", kind="runtime", stage="nothing")
+    MAX_SIZE: int = knob(1000, "", kind="runtime", stage="nothing")
+    PROPOSAL_FILES: tuple[str, ...] = knob((), "", kind="runtime", stage="nothing")
+    RPN_BATCH_SIZE_PER_IM: int = knob(256, "", kind="runtime", stage="nothing")
+    RPN_FG_FRACTION: float = knob(0.5, "", kind="runtime", stage="nothing")
+    RPN_MIN_SIZE: int = knob(0, "", kind="runtime", stage="nothing")
+    RPN_NEGATIVE_OVERLAP: float = knob(0.3, "", kind="runtime", stage="nothing")
+    RPN_NMS_THRESH: float = knob(0.7, "", kind="runtime", stage="nothing")
+    RPN_POSITIVE_OVERLAP: float = knob(0.7, "", kind="runtime", stage="nothing")
+    RPN_POST_NMS_TOP_N: int = knob(2000, "", kind="runtime", stage="nothing")
+    RPN_PRE_NMS_TOP_N: int = knob(12000, "", kind="runtime", stage="nothing")
+    RPN_STRADDLE_THRESH: int = knob(0, "", kind="runtime", stage="nothing")
+    SCALES: tuple[int, ...] = knob((600,), "", kind="runtime", stage="nothing")
+    SNAPSHOT_ITERS: int = knob(80000, "", kind="runtime", stage="nothing")
+    USE_FLIPPED: bool = knob(True, "", kind="runtime", stage="nothing")
+    WEIGHTS: str = knob("", "", kind="runtime", stage="nothing")
+    EVAL_ITERS: int = knob(0, "", kind="runtime", stage="nothing")
+    EARLY_STOP_PATIENCE: int = knob(0, "", kind="runtime", stage="nothing")
+    KEEP_BEST: bool = knob(True, "", kind="runtime", stage="nothing")
+    BEST_METRIC: str = knob("", "", kind="runtime", stage="nothing")
+    KEEP_LAST: int = knob(2, "", kind="runtime", stage="nothing")
+    LOG_ITERS: int = knob(20, "", kind="runtime", stage="nothing")
+    SKIP_BROKEN_IMAGES: bool = knob(False, "", kind="runtime", stage="nothing")

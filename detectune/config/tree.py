@@ -1,0 +1,107 @@
+"""The whole configuration: one frozen tree whose attribute paths are the keys.
+
+`config.SOLVER.BASE_LR` in code, `SOLVER: {BASE_LR: ...}` in YAML, `SOLVER.BASE_LR=...` on the command line and
+in search spaces are one name. Reading and writing YAML is `load.py`'s; this file knows nothing about files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import PrivateAttr
+
+from detectune.config.backbone import Fpn, GroupNorm, ResNets
+from detectune.config.data import DataLoader, Datasets, Input
+from detectune.config.heads import FastRcnn, KeypointRcnn, MaskRcnn, Rfcn
+from detectune.config.knob import Section, knob
+from detectune.config.model import Model
+from detectune.config.retinanet import RetinaNet
+from detectune.config.rpn import Rpn
+from detectune.config.runtime import Cluster, Runtime
+from detectune.config.solver import Solver
+from detectune.config.test import Test
+from detectune.config.train import Train
+
+
+class Config(Runtime):
+    """Every setting of a run. Made by `load_config`; changed only by making another (`with_overrides`)."""
+
+    MODEL: Model = Model()
+    RESNETS: ResNets = ResNets()
+    FPN: Fpn = Fpn()
+    GROUP_NORM: GroupNorm = GroupNorm()
+    RPN: Rpn = Rpn()
+    FAST_RCNN: FastRcnn = FastRcnn()
+    MRCNN: MaskRcnn = MaskRcnn()
+    KRCNN: KeypointRcnn = KeypointRcnn()
+    RFCN: Rfcn = Rfcn()
+    RETINANET: RetinaNet = RetinaNet()
+    SOLVER: Solver = Solver()
+    TRAIN: Train = Train()
+    TEST: Test = Test()
+    INPUT: Input = Input()
+    DATASETS: Datasets = knob(
+        {},
+        "Data sets of your own: a name, its folder of images and its annotation file in COCO's format.",
+        kind="data",
+        stage="training",
+        source="ours",
+    )
+    DATA_LOADER: DataLoader = DataLoader()
+    CLUSTER: Cluster = Cluster()
+
+    _source: str | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> str | None:
+        """The file that this configuration was read from, for messages."""
+        return self._source
+
+    def __eq__(self, other: object) -> bool:
+        """Equal values; where they came from does not count."""
+        return isinstance(other, Config) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # lists inside: not hashable, as the equality above demands
+
+    def tree(self) -> dict[str, Any]:
+        """Nested plain containers, sections as dictionaries. A copy."""
+        return _tree(self)
+
+    def flat(self) -> dict[str, Any]:
+        """Full key -> value, in the order of declaration. A copy."""
+        return _flat(self, "")
+
+    def diff(self) -> dict[str, tuple[Any, Any]]:
+        """Full key -> (default, value) of what differs from the defaults."""
+        defaults = Config().flat()
+        return {key: (defaults[key], value) for key, value in self.flat().items() if value != defaults[key]}
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
+        """A new validated configuration with the given full keys replaced; raises ConfigError."""
+        from detectune.config.load import apply_overrides
+
+        return apply_overrides(self, overrides)
+
+    def to_yaml(self) -> str:
+        """All keys as YAML that loads back equal."""
+        from detectune.config.load import dump_yaml
+
+        return dump_yaml(self)
+
+
+def _tree(section: Section) -> dict[str, Any]:
+    return {
+        name: _tree(value) if isinstance(value, Section) else copy.deepcopy(value) for name, value in section
+    }
+
+
+def _flat(section: Section, prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in section:
+        if isinstance(value, Section):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = copy.deepcopy(value)
+    return flat

@@ -1,0 +1,94 @@
+"""Stops a run whose loss or gradient is not a finite number, before the optimiser uses it.
+
+On the CPU losses and gradient are looked at before each update. On CUDA the losses travel to the host behind the
+forward pass, and the host waits for that copy only after it has queued the backward pass: the device still has
+that work, so it never idles, and the update is not queued before the losses are known to be finite. A gradient
+that overflowed although its loss was finite is seen one update later, and always before anything is saved. With
+fp16 the loss scaler answers for the gradient: it skips the update and lowers the scale.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detectune.structures import ImageInfo
+
+ADVICE = "Lower SOLVER.BASE_LR, lengthen SOLVER.WARM_UP_ITERS or set SOLVER.CLIP_GRADIENT_NORM."
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training cannot go on: a loss or the gradient became NaN or infinite. The message says which and where."""
+
+
+@dataclass
+class _Watched:
+    names: list[str]
+    values: Tensor  # host, float32 [len(names)]; filled when `ready` has happened
+    ready: torch.cuda.Event | None
+    where: str
+
+
+class FiniteGuard:
+    """Remembers what is on its way to the host, and raises when something not finite arrives."""
+
+    def __init__(self) -> None:
+        self.losses: list[_Watched] = []
+        self.gradient: _Watched | None = None
+
+    def watch_losses(
+        self, losses: dict[str, Tensor], infos: tuple[ImageInfo, ...], *, iteration: int, lr: float
+    ) -> None:
+        """Start bringing the losses of one batch to the host."""
+        images = ", ".join(f"{info.file_name} (id {info.image_id})" for info in infos)
+        where = f"iteration {iteration + 1}, learning rate {lr:g}, images: {images}"
+        self.losses.append(_fetch(losses, where))
+
+    def check_losses(self) -> None:
+        """Raise unless all losses watched since the last call are finite."""
+        watched, self.losses = self.losses, []
+        for batch in watched:
+            _raise_unless_finite(batch, "The loss")
+
+    def check_gradient(self, norm: Tensor, *, iteration: int, lr: float) -> None:
+        """Raise unless the gradient is finite; on CUDA it is the previous update's gradient that is looked at."""
+        self.settle()
+        self.gradient = _fetch({"norm": norm}, f"iteration {iteration + 1}, learning rate {lr:g}")
+        if self.gradient.ready is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Look at a gradient still on its way; called before anything is saved."""
+        watched, self.gradient = self.gradient, None
+        if watched is not None:
+            _raise_unless_finite(watched, "The gradient")
+
+
+def _fetch(scalars: dict[str, Tensor], where: str) -> _Watched:
+    stacked = torch.stack([value.detach().float() for value in scalars.values()])
+    if stacked.device.type != "cuda":
+        return _Watched(list(scalars), stacked.cpu(), None, where)
+    host = torch.empty(len(scalars), dtype=torch.float32, pin_memory=True)
+    host.copy_(stacked, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return _Watched(list(scalars), host, ready, where)
+
+
+def _raise_unless_finite(watched: _Watched, what: str) -> None:
+    if watched.ready is not None:
+        watched.ready.synchronize()
+    values = watched.values.tolist()
+    if all(math.isfinite(value) for value in values):
+        return
+    pairs = [f"{name}={value:g}" for name, value in zip(watched.names, values, strict=True)]
+    bad = [pair for pair, value in zip(pairs, values, strict=True) if not math.isfinite(value)]
+    good = [pair for pair in pairs if pair not in bad]
+    rest = f"; finite: {', '.join(good)}" if good else ""
+    raise NonFiniteLossError(
+        f"{what} is not finite: {', '.join(bad)}{rest} at {watched.where}. Training stopped before these weights "
+        f"were updated; checkpoints written before are good. {ADVICE}"
+    )

@@ -2,7 +2,7 @@
 
     python bench/penn_fudan.py [--seeds 3] [--iterations 240] [--depth 18] [--min-size 256] [--batch 4]
 
-For each seed torchvision's model is initialised, its weights are given to both, both see the same batches (our loader's:
+For each seed torchvision's model is initialised, its weights go to both, both see the same batches (our loader's:
 order, flips and resize included) for the same number of steps with the same SGD schedule, and both are measured on the
 50 validation images by the same evaluation. Every run is a process of its own; the two sides take turns.
 AP is what to compare: mean and standard deviation over seeds; seconds per step and peak memory come along.

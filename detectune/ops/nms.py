@@ -1,0 +1,156 @@
+"""Greedy non-maximum suppression: walk boxes by falling score, drop what overlaps a kept one too much.
+
+Shape legend
+    N  boxes    S  independent sets (image x level)    k  boxes per set, sorted by falling score
+
+`inclusive` suppresses at an overlap equal to the threshold too (Detectron); otherwise only above it. `offset` is as in
+`ops.boxes`. Overlaps and comparisons are float32, so every route here decides border cases alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from detectune.ops.boxes import box_iou
+
+MAX_CHAIN = 64
+"""Longest chain of suppressions (a drops b, which would have dropped c, ...) that the static route resolves."""
+
+_SCRATCH_ELEMENTS = 2**24
+_BLOCK = 128
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, thresh: float, *, offset: float = 0.0, inclusive: bool = False
+) -> Tensor:
+    """Rows of boxes [N, 4] that survive, int64, by falling score (equal scores: by row)."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return order[_greedy_keep(boxes[order].float(), thresh, offset, inclusive)]
+
+
+def nms_batched(
+    boxes: Tensor,
+    scores: Tensor,
+    valid: Tensor,
+    thresh: float,
+    *,
+    offset: float = 0.0,
+    inclusive: bool = False,
+    static: bool | None = None,
+    max_chain: int = MAX_CHAIN,
+) -> Tensor:
+    """Which boxes survive in each of S sets: bool [S, k], False in invalid rows.
+
+    Args:
+        boxes: [S, k, 4], within each set sorted by falling score.
+        scores: [S, k], for that order (not read: rows count as sorted).
+        valid: bool [S, k].
+        thresh: overlap above which the lower box goes.
+        static: True is one program of fixed shapes that never waits for the device; False walks the sets one by one.
+            By default static everywhere but on a CPU. The results are equal, see `max_chain`.
+        max_chain: the static route is exact while no chain of suppressions is longer. Beyond, it may keep too many
+            boxes at the chain's end, and never drops one that should stay (for an even number).
+    """
+    del scores
+    if static is None:
+        static = boxes.device.type != "cpu"
+    boxes = boxes.float()
+    if static:
+        return _fixpoint_keep(boxes, valid, thresh, offset, inclusive, max_chain)
+    keep = torch.zeros_like(valid)
+    for s in range(len(boxes)):
+        rows = valid[s].nonzero()[:, 0]
+        keep[s, rows[_greedy_keep(boxes[s, rows], thresh, offset, inclusive)]] = True
+    return keep
+
+
+def batched_class_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    thresh: float,
+    *,
+    offset: float = 0.0,
+    inclusive: bool = False,
+) -> Tensor:
+    """`nms` within each label [N] (class, level, image...): surviving rows, int64, by falling score over all labels."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    boxes, labels = boxes[order].float(), labels[order]
+    keep = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
+    for label in torch.unique(labels).tolist():
+        rows = (labels == label).nonzero()[:, 0]
+        keep[rows[_greedy_keep(boxes[rows], thresh, offset, inclusive)]] = True
+    return order[keep]
+
+
+def _greedy_keep(boxes: Tensor, thresh: float, offset: float, inclusive: bool) -> Tensor:
+    """Rows of sorted boxes [N, 4] that survive, ascending."""
+    if offset == 0.0 and not inclusive:
+        falling = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float32)
+        kept: Tensor = torchvision.ops.nms(boxes, falling, thresh)
+        return kept.sort().values
+    limit = _float32_limit(thresh, inclusive)
+    alive = np.ones(len(boxes), dtype=bool)
+    for start in range(0, len(boxes), _BLOCK):
+        stop = min(start + _BLOCK, len(boxes))
+        block = torch.from_numpy(start + np.flatnonzero(alive[start:stop])).to(boxes.device)
+        hits = (box_iou(boxes[block], boxes[block], offset=offset) > limit).cpu().numpy()
+        stays = np.ones(len(block), dtype=bool)
+        for i in range(len(block)):
+            if stays[i]:
+                stays[i + 1 :] &= ~hits[i, i + 1 :]
+        alive[start:stop] = False
+        kept = block[torch.from_numpy(stays).to(boxes.device)]
+        alive[kept.cpu().numpy()] = True
+        rest = torch.from_numpy(stop + np.flatnonzero(alive[stop:])).to(boxes.device)
+        hit = (box_iou(boxes[kept], boxes[rest], offset=offset) > limit).any(dim=0)
+        alive[rest[hit].cpu().numpy()] = False
+    return torch.from_numpy(np.flatnonzero(alive)).to(boxes.device)
+
+
+def _fixpoint_keep(
+    boxes: Tensor, valid: Tensor, thresh: float, offset: float, inclusive: bool, max_chain: int
+) -> Tensor:
+    """Solve keep[j] = valid[j] and no i < j with keep[i] and hits[i, j], by iteration from keep = valid.
+
+    After t rounds every box with fewer than t suppressions before it is settled, because what settles it is.
+    """
+    num_sets, k = valid.shape
+    number = (
+        torch.float32 if boxes.device.type == "cpu" else torch.bfloat16
+    )  # a sum of ones, compared with zero
+    hits = _suppressions(boxes, thresh, offset, inclusive).to(number)  # [S, k, k]
+    keep = valid
+    for _ in range(min(max_chain, k)):
+        hit = torch.bmm(keep.to(number)[:, None], hits)[:, 0]  # [S, k]
+        keep = valid & (hit == 0)
+    return keep.reshape(num_sets, k)
+
+
+def _suppressions(boxes: Tensor, thresh: float, offset: float, inclusive: bool) -> Tensor:
+    """Bool [S, k, k]: i comes before j and overlaps it too much. Scratch memory is bounded by slices of rows."""
+    num_sets, k, _ = boxes.shape
+    limit = _float32_limit(thresh, inclusive)
+    rows = max(1, _SCRATCH_ELEMENTS // max(1, num_sets * k))
+    column = torch.arange(k, device=boxes.device)
+    parts = [
+        (box_iou(boxes[:, start : start + rows], boxes, offset=offset) > limit)
+        & (column[start : start + rows, None] < column)
+        for start in range(0, k, rows)
+    ]
+    return torch.cat(parts, dim=1) if parts else boxes.new_zeros((num_sets, 0, 0), dtype=torch.bool)
+
+
+def _float32_limit(thresh: float, inclusive: bool) -> float:
+    """The float32 number x for which `overlap > x` is the wanted comparison of a float32 overlap.
+
+    Exclusive: overlap > thresh with thresh in double, as torchvision compares. Inclusive: overlap >= float32(thresh),
+    as Detectron does.
+    """
+    nearest = np.float32(thresh)
+    if inclusive or float(nearest) > thresh:
+        return float(np.nextafter(nearest, np.float32(-np.inf)))
+    return float(nearest)

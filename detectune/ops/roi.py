@@ -1,0 +1,124 @@
+"""Features of regions: RoIAlign (Mask R-CNN, He 2017, 3) on one map or on the right level of a pyramid.
+
+Shape legend
+    B  images    R  regions of all images    C  channels    L  pyramid levels    M  output resolution
+
+`aligned=False` is the original RoIAlign of Detectron and torchvision (coordinates times scale, sides at least one
+cell); `aligned=True` shifts by half a cell, which detectron2 introduced. `sampling_ratio=0` samples as densely as the
+region needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torchvision
+from torch import Tensor
+
+
+def roi_align(
+    features: Tensor,
+    boxes: Tensor,
+    image_index: Tensor | None = None,
+    *,
+    spatial_scale: float,
+    resolution: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Features [B, C, H, W] of regions as [R, C, M, M].
+
+    Regions are boxes [R, 4] with image_index int [R], or one tensor [R, 5] whose first column is the image.
+    Coordinates stay in float32 even for half precision features.
+    """
+    rois = boxes if image_index is None else torch.cat((image_index[:, None].to(boxes.dtype), boxes), dim=1)
+    dtype = features.dtype if features.dtype == torch.float64 else torch.float32
+    out: Tensor = torchvision.ops.roi_align(
+        features.to(dtype), rois.to(dtype), resolution, spatial_scale, sampling_ratio, aligned
+    )
+    return out.to(features.dtype)
+
+
+def assign_levels(
+    boxes: Tensor,
+    *,
+    min_level: int,
+    max_level: int,
+    canonical_scale: float,
+    canonical_level: int,
+    offset: float = 0.0,
+    eps_inside_log: float = 0.0,
+    eps_outside_log: float = 0.0,
+) -> Tensor:
+    """The pyramid level of each box, int64 [...] in min_level..max_level (FPN, Lin 2017, eq. 1).
+
+    floor(canonical_level + log2(sqrt(area) / canonical_scale + eps_inside_log) + eps_outside_log). The epsilons are
+    Detectron's (1e-6 inside), detectron2's (1e-8 inside) and torchvision's (1e-6 outside).
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    side = torch.sqrt(((x2 - x1 + offset) * (y2 - y1 + offset)).clamp(min=0))
+    level = canonical_level + torch.log2(side / canonical_scale + eps_inside_log) + eps_outside_log
+    return torch.floor(level).clamp(min=min_level, max=max_level).to(torch.int64)
+
+
+def multilevel_roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    *,
+    strides: Sequence[float],
+    levels: Tensor,
+    resolution: int,
+    sampling_ratio: int,
+    aligned: bool,
+    static: bool,
+    first_level: int = 0,
+) -> Tensor:
+    """Each region's features from its own level: [R, C, M, M].
+
+    Args:
+        features: L maps [B, C, H_l, W_l].
+        boxes: [R, 4], image pixels.
+        image_index: int [R].
+        strides: L numbers, image pixels per cell.
+        levels: int64 [R]; level first_level is features[0].
+        static: True does the same work whatever the levels are, without waiting for the device (each level sees all
+            regions, the foreign ones moved off the map, where sampling costs nothing and gives zeros); False picks
+            each level's regions, which is free on a CPU. The results are equal.
+        first_level: see `levels`.
+    """
+    align = partial(roi_align, resolution=resolution, sampling_ratio=sampling_ratio, aligned=aligned)
+    if len(features) == 1:
+        return align(features[0], boxes, image_index, spatial_scale=1 / strides[0])
+    if static:
+        return _align_everywhere(align, features, boxes, image_index, strides, levels - first_level)
+    parts, rows = [], []
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        here = (levels == level + first_level).nonzero()[:, 0]
+        rows.append(here)
+        parts.append(align(feature, boxes[here], image_index[here], spatial_scale=1 / stride))
+    return torch.cat(parts)[torch.argsort(torch.cat(rows))]
+
+
+def _align_everywhere(
+    align: Callable[..., Tensor],
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    strides: Sequence[float],
+    levels: Tensor,
+) -> Tensor:
+    off_map = boxes.new_tensor(_OFF_MAP)
+    total = None
+    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        moved = torch.where((levels == level)[:, None], boxes, off_map)
+        part = align(feature, moved, image_index, spatial_scale=1 / stride)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+_OFF_MAP = (-1e5, -1e5, -1e5 + 1, -1e5 + 1)
+"""A region whose every sample lies outside any map, where RoIAlign reads nothing and returns zero."""

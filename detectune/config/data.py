@@ -1,25 +1,112 @@
-"""Configuration sections: INPUT, DATA_LOADER."""
+"""How images enter the network, and who loads them."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import PositiveFloat
 from typing_extensions import TypedDict
 
-from detectune.config.knob import Section, knob
+from detectune.config.knob import Section, knob, linear
 
 
 class Input(Section):
-    PIXEL_STDS: tuple[float, float, float] = knob((1.0, 1.0, 1.0), "", kind="runtime", stage="nothing")
-    BRIGHTNESS: float = knob(0.0, "", kind="runtime", stage="nothing")
-    CONTRAST: float = knob(0.0, "", kind="runtime", stage="nothing")
-    SATURATION: float = knob(0.0, "", kind="runtime", stage="nothing")
-    CROP_MIN_FRACTION: float = knob(1.0, "", kind="runtime", stage="nothing")
-    RESIZE: str = knob("auto", "", kind="runtime", stage="nothing")
+    """Pixels: normalisation, augmentation, resizing."""
+
+    PIXEL_STDS: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = knob(
+        (1.0, 1.0, 1.0),
+        "Divides pixels after the mean is subtracted, in the order blue, green, red. Caffe weights "
+        "want 1, torchvision's about 57 (0.225 x 255).",
+        kind="data",
+        stage="training",
+        unit="grey levels",
+        source="ours",
+    )
+    BRIGHTNESS: float = knob(
+        0.0,
+        "Training images are made brighter or darker by a random factor within 1 plus or minus this. "
+        "Helps against changing light; too much hides what the camera saw.",
+        kind="data",
+        stage="training",
+        unit="fraction",
+        ge=0,
+        le=1,
+        search=linear(0.0, 0.5),
+        source="Howard 2013 (arXiv:1312.5402)",
+    )
+    CONTRAST: float = knob(
+        0.0,
+        "Contrast of training images is changed by a random factor within 1 plus or minus this.",
+        kind="data",
+        stage="training",
+        unit="fraction",
+        ge=0,
+        le=1,
+        search=linear(0.0, 0.5),
+        source="Howard 2013 (arXiv:1312.5402)",
+    )
+    SATURATION: float = knob(
+        0.0,
+        "Colourfulness of training images is changed by a random factor within 1 plus or minus this. "
+        "Keep it low where colour tells classes apart.",
+        kind="data",
+        stage="training",
+        unit="fraction",
+        ge=0,
+        le=1,
+        search=linear(0.0, 0.5),
+        source="Howard 2013 (arXiv:1312.5402)",
+    )
+    CROP_MIN_FRACTION: float = knob(
+        1.0,
+        "Training images are cropped to a random window of at least this part of each side; 1 is off. "
+        "Smaller varies scale and position more and cuts objects.",
+        kind="data",
+        stage="training",
+        unit="fraction of a side",
+        gt=0,
+        le=1,
+        search=linear(0.3, 1.0),
+        source="ours; Liu et al. 2016 (arXiv:1512.02325), section 2.2",
+    )
+    RESIZE: Literal["auto", "detectron", "pillow", "torchvision"] = knob(
+        "auto",
+        "Whose bilinear resizing to use: OpenCV's as in Detectron, Pillow's (which averages when "
+        "shrinking) or torchvision's. `auto` follows MODEL.GEOMETRY.",
+        kind="data",
+        stage="training",
+        source="ours",
+    )
 
 
 class DataLoader(Section):
-    BLOBS_QUEUE_CAPACITY: int = knob(8, "", kind="runtime", stage="nothing")
-    MINIBATCH_QUEUE_SIZE: int = knob(64, "", kind="runtime", stage="nothing")
-    NUM_THREADS: int = knob(4, "", kind="runtime", stage="nothing")
+    """Who loads the images."""
+
+    NUM_THREADS: int = knob(
+        4,
+        "Worker processes that read and resize images, at most one per CPU core; 0 loads in the "
+        "training process. Results do not depend on it.",
+        kind="runtime",
+        stage="nothing",
+        unit="processes",
+        ge=0,
+    )
+    MINIBATCH_QUEUE_SIZE: int = knob(
+        64,
+        "Length of Detectron's queue of prepared batches.",
+        kind="runtime",
+        stage="nothing",
+        ge=1,
+        obsolete="Nothing to set: the loader keeps two batches per worker ready; see DATA_LOADER.NUM_THREADS.",
+    )
+    BLOBS_QUEUE_CAPACITY: int = knob(
+        8,
+        "Length of Caffe2's queue on each GPU.",
+        kind="runtime",
+        stage="nothing",
+        ge=1,
+        obsolete="Nothing to set: batches go straight to the device; see DATA_LOADER.NUM_THREADS.",
+    )
 
 
 class DatasetFiles(TypedDict):

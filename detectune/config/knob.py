@@ -145,6 +145,7 @@ def knob(
     le: float | None = None,
     lt: float | None = None,
     pattern: str | None = None,
+    min_length: int | None = None,
     search: Search | None = None,
     obsolete: str | None = None,
 ) -> Any:
@@ -158,10 +159,11 @@ def knob(
         ge, gt, le, lt: bounds of a number. Bounds of a sequence's members belong into its annotation,
             `tuple[Annotated[int, Field(gt=0)], ...]`, and choices too, `Literal["step", "cosine_decay"]`.
         pattern: regular expression that a string must match.
+        min_length: least number of members of a sequence.
         obsolete: what to do instead, for a key that no longer does anything.
     """
     described = {"kind": kind, "stage": stage, "unit": unit, "search": search, "source": source}
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern}
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": pattern, "min_length": min_length}
     keywords: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
     keywords["default_factory" if callable(default) else "default"] = default
     extra: dict[str, Any] = {METADATA: described | {"obsolete": obsolete}}

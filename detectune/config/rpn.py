@@ -1,12 +1,51 @@
-"""Configuration sections: RPN."""
+"""The region proposal network on a single level (the pyramid's anchors are in FPN)."""
 
 from __future__ import annotations
 
-from detectune.config.knob import Section, knob
+from pydantic import PositiveFloat, PositiveInt
+
+from detectune.config.knob import Section, among, knob
 
 
 class Rpn(Section):
-    ASPECT_RATIOS: tuple[float, ...] = knob((0.5, 1, 2), "", kind="runtime", stage="nothing")
-    RPN_ON: bool = knob(False, "", kind="runtime", stage="nothing")
-    SIZES: tuple[int, ...] = knob((64, 128, 256, 512), "", kind="runtime", stage="nothing")
-    STRIDE: int = knob(16, "", kind="runtime", stage="nothing")
+    """Region proposals."""
+
+    RPN_ON: bool = knob(
+        False,
+        "Whether a proposal network is built. Inferred: on with MODEL.FASTER_RCNN or MODEL.RPN_ONLY; "
+        "no need to set it.",
+        kind="architecture",
+        stage="architecture",
+        source="Ren et al. 2015 (arXiv:1506.01497)",
+    )
+    SIZES: tuple[PositiveInt, ...] = knob(
+        (64, 128, 256, 512),
+        "Sides of the anchors of a body without pyramid, in network pixels. They should span the "
+        "sizes of the objects; each further size adds its share of anchors.",
+        kind="architecture",
+        stage="architecture",
+        unit="pixels",
+        min_length=1,
+        search=among((32, 64, 128, 256, 512), (64, 128, 256, 512), (16, 32, 64, 128, 256)),
+        source="Ren et al. 2015 (arXiv:1506.01497), section 3.1.1",
+    )
+    STRIDE: int = knob(
+        16,
+        "Distance of neighbouring anchors, which is the stride of the body's output without pyramid "
+        "(16 for a conv4 body). It must agree with the body.",
+        kind="architecture",
+        stage="architecture",
+        unit="pixels",
+        ge=1,
+    )
+    ASPECT_RATIOS: tuple[PositiveFloat, ...] = knob(
+        (0.5, 1, 2),
+        "Shapes of the anchors of a body without pyramid. More shapes cover long and thin objects "
+        "better and make proposing slower.",
+        kind="architecture",
+        stage="architecture",
+        unit="height / width",
+        min_length=1,
+        search=among((1.0,), (0.5, 1.0, 2.0), (0.33, 0.5, 1.0, 2.0, 3.0)),
+        source="Ren et al. 2015 (arXiv:1506.01497), section 3.1.1",
+    )

@@ -30,6 +30,7 @@ from hotcoco import mask as coco_mask
 from torch import Tensor
 
 from detectune.ops.boxes import expand_boxes
+from detectune.ops.routes import static_by_default
 from detectune.structures import Segmentation
 
 RasterStyle = Literal["detectron", "detectron2"]
@@ -62,7 +63,7 @@ def rasterize_edges(
             default static everywhere but on a CPU. The results are equal.
     """
     if static is None:
-        static = edges.device.type != "cpu"
+        static = static_by_default(edges)
     fine = _fine_endpoints(edges, boxes, size, method)  # [R, E, 4]
     if not static:
         return _rasterize_crossings(fine, edge_polygon, num_polygons, size)

@@ -4,21 +4,25 @@ Shape legend
     B  images      G  objects per image, padded      A  anchors or proposals per image      S  sampled rows per image
 
 Matching follows Faster R-CNN (Ren 2015, 3.1.2): positive at an overlap of at least `high`, negative below `low`,
-ignored between; optionally every anchor that reaches an object's best overlap is positive too. All shapes are static
-and nothing waits for the device.
+ignored between; optionally every anchor that reaches an object's best overlap is positive too. Shapes
+are static.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from detectune.ops.routes import static_by_default
+
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
 
-_SCRATCH_ELEMENTS_CPU = 2**19  # overlaps worked on at a time: what stays in a core's cache
-_SCRATCH_ELEMENTS = 2**24  # elsewhere: large enough to fill a device
+_SCRATCH_ELEMENTS = 2**24  # overlaps held at a time by the static route
+_RUN = 8192  # anchors worked on at a time by the other: what stays in a core's cache
+_FIRST_WINS = 2**20  # more objects than any image has; small enough to count in float32
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def match_anchors(
     low: float,
     allow_low_quality: bool,
     offset: float = 0.0,
+    static: bool | None = None,
 ) -> Matches:
     """Match anchors [A, 4] (shared) or [B, A, 4] to objects [B, G, 4] of which `gt_valid` [B, G] are real.
 
@@ -56,39 +61,26 @@ def match_anchors(
     is (an object without any overlap promotes none). It keeps the index of its own best object, which may be another.
     Callers that follow Detectron draw background from `iou < low`, which may include such anchors; see `sample_rows`.
 
-    Works through the objects in groups, so scratch memory is bounded whatever B, G and A are.
+    Scratch memory is bounded whatever B, G and A are. Static (by default: not on a CPU), every object meets every
+    anchor, a group of objects at a time. Otherwise anchors are taken in runs, and each run meets only the objects that
+    touch the box around it. The results are equal.
     """
+    gt_boxes, anchors = gt_boxes.float(), anchors.float()
     batch, num_gt = gt_valid.shape
-    anchors = anchors.float()
-    shared = anchors.dim() == 2
-    num_anchors = anchors.shape[-2]
-    iou = gt_boxes.new_zeros((batch, num_anchors), dtype=torch.float32)
-    index = torch.zeros((batch, num_anchors), dtype=torch.int64, device=gt_boxes.device)
-    promoted = torch.zeros((batch, num_anchors), dtype=torch.bool, device=gt_boxes.device)
-    if num_gt == 0 or num_anchors == 0:
-        return Matches(index, iou, torch.zeros_like(index, dtype=torch.int8))
-    on_cpu = gt_boxes.device.type == "cpu"
     corners = anchors.transpose(-1, -2).contiguous()  # [4, A] or [B, 4, A]: overlaps then run along memory
-    area = (corners[..., 2, :] - corners[..., 0, :] + offset) * (
-        corners[..., 3, :] - corners[..., 1, :] + offset
-    )
-    budget = _SCRATCH_ELEMENTS_CPU if on_cpu else _SCRATCH_ELEMENTS
-    rows_at_once = batch if not on_cpu else 1
-    group = max(1, budget // (rows_at_once * num_anchors))
-    for b in range(0, batch, rows_at_once):
-        rows = slice(b, b + rows_at_once)
-        here = (corners, area) if shared else (corners[rows], area[rows])
-        for start in range(0, num_gt, group):
-            stop = min(start + group, num_gt)
-            if on_cpu and not bool(gt_valid[rows, start:stop].any()):
-                continue  # padding; only where asking is free
-            _match_group(
-                gt_boxes[rows, start:stop].float(), gt_valid[rows, start:stop], *here, start, offset,
-                iou[rows], index[rows], promoted[rows] if allow_low_quality else None,
-            )  # fmt: skip
+    if num_gt == 0 or anchors.shape[-2] == 0:
+        best = torch.zeros((batch, anchors.shape[-2]), device=anchors.device)
+        found = best, torch.zeros_like(best, dtype=torch.int64), torch.zeros_like(best, dtype=torch.bool)
+    elif static_by_default(gt_boxes) if static is None else static:
+        found = _match_by_groups(gt_boxes, gt_valid, corners, offset)
+    else:
+        found = _match_by_runs(gt_boxes, gt_valid, corners, offset, allow_low_quality)
+    iou, index, ties_best = found
     label = torch.full_like(index, IGNORED, dtype=torch.int8)
-    label = torch.where((iou < low) | ~gt_valid.any(dim=1, keepdim=True), BACKGROUND, label)
-    label = torch.where((iou >= high) | promoted, FOREGROUND, label)
+    label = label.masked_fill((iou < low) | ~gt_valid.any(dim=1, keepdim=True), BACKGROUND)
+    label = label.masked_fill((iou >= high) & (iou > 0), FOREGROUND)
+    if allow_low_quality:
+        label = label.masked_fill(ties_best, FOREGROUND)
     return Matches(index, iou, label)
 
 
@@ -132,32 +124,77 @@ def sample_rows(
     return Sampled(torch.where(valid, index, 0), is_fg & valid, valid)
 
 
-def _match_group(
-    gt_boxes: Tensor,
-    gt_valid: Tensor,
-    corners: Tensor,
-    area: Tensor,
-    first: int,
-    offset: float,
-    best: Tensor,
-    index: Tensor,
-    promoted: Tensor | None,
-) -> None:
-    """Fold objects [b, g, 4], which are rows first.. of their images, into the running `best`, `index`, `promoted`."""
-    x1, y1, x2, y2 = gt_boxes[..., None].unbind(-2)  # [b, g, 1]
-    ax1, ay1, ax2, ay2 = corners.unsqueeze(-2).unbind(-3)  # [1, A] or [b, 1, A]
-    width = torch.minimum(ax2, x2).sub_(torch.maximum(ax1, x1)).add_(offset).clamp_(min=0)  # [b, g, A]
+def _match_by_groups(
+    gt_boxes: Tensor, gt_valid: Tensor, corners: Tensor, offset: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best overlap, its object and "ties an object's best", each [B, A], from corners [4, A] or [B, 4, A]."""
+    batch, num_gt = gt_valid.shape
+    num_anchors = corners.shape[-1]
+    best = torch.zeros((batch, num_anchors), device=gt_boxes.device)
+    index = torch.zeros((batch, num_anchors), dtype=torch.int64, device=gt_boxes.device)
+    ties_best = torch.zeros((batch, num_anchors), dtype=torch.bool, device=gt_boxes.device)
+    group = max(1, _SCRATCH_ELEMENTS // (batch * num_anchors))
+    for start in range(0, num_gt, group):
+        rows = slice(start, start + group)
+        iou = _overlaps(gt_boxes[:, rows], corners, offset)  # [B, g, A]
+        iou = iou.masked_fill(~gt_valid[:, rows, None], -1.0)
+        best_of_gt = iou.amax(dim=-1, keepdim=True)  # [B, g, 1]
+        ties_best |= ((iou == best_of_gt) & (best_of_gt > 0)).any(dim=1)
+        group_best, group_index = iou.max(dim=1)
+        index = torch.where(group_best > best, group_index + start, index)
+        best = torch.maximum(group_best, best)
+    return best, index, ties_best
+
+
+def _match_by_runs(
+    gt_boxes: Tensor, gt_valid: Tensor, corners: Tensor, offset: float, want_ties: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as `_match_by_groups`, skipping pairs that cannot overlap. Asks for values, so for a CPU."""
+    batch, num_anchors = len(gt_boxes), corners.shape[-1]
+    best = torch.zeros((batch, num_anchors))
+    index = torch.zeros((batch, num_anchors), dtype=torch.int64)
+    ties_best = torch.zeros((batch, num_anchors), dtype=torch.bool)
+    for b in range(batch):
+        real = gt_valid[b].nonzero()[:, 0]
+        boxes, own = gt_boxes[b, real], corners if corners.dim() == 2 else corners[b]
+        visits = []  # (run of anchors, objects met there, the best overlap of each in this run)
+        best_of_gt = torch.zeros(len(real))
+        for run, met in _meetings(boxes, own, offset):
+            iou = _overlaps(boxes[met], own[:, run], offset)  # [m, run]
+            run_best = iou.amax(dim=0)
+            earliest = (iou - run_best).sign_().add_(1).mul_(_FIRST_WINS - met[:, None]).amax(dim=0)
+            best[b, run] = run_best
+            index[b, run] = real[(_FIRST_WINS - earliest).long()].masked_fill_(run_best == 0, 0)
+            if want_ties:
+                peaks = iou.amax(dim=1)
+                best_of_gt[met] = torch.maximum(best_of_gt[met], peaks)
+                visits.append((run, met, peaks))
+        for run, met, peaks in visits:
+            peak = (peaks == best_of_gt[met]) & (peaks > 0)
+            if peak.any():
+                iou = _overlaps(boxes[met[peak]], own[:, run], offset)
+                ties_best[b, run] = (iou == peaks[peak, None]).any(dim=0)
+    return best, index, ties_best
+
+
+def _meetings(boxes: Tensor, corners: Tensor, offset: float) -> Iterator[tuple[slice, Tensor]]:
+    """Runs of consecutive anchors, and the rows of `boxes` [g, 4] that overlap the box around each run at all."""
+    num_anchors = corners.shape[-1]
+    for start in range(0, num_anchors, _RUN):
+        run = slice(start, min(start + _RUN, num_anchors))
+        low, high = corners[:2, run].amin(dim=1), corners[2:, run].amax(dim=1)
+        overlap = torch.minimum(boxes[:, 2:], high) - torch.maximum(boxes[:, :2], low) + offset
+        met = (overlap > 0).all(dim=1).nonzero()[:, 0]
+        if len(met):
+            yield run, met
+
+
+def _overlaps(boxes: Tensor, corners: Tensor, offset: float) -> Tensor:
+    """Intersection over union [..., g, A] of boxes [..., g, 4] with anchors given as corners [..., 4, A]."""
+    x1, y1, x2, y2 = boxes[..., None].unbind(-2)  # [..., g, 1]
+    ax1, ay1, ax2, ay2 = corners[..., None, :, :].unbind(-2)  # [..., 1, A]
+    area = (ax2 - ax1 + offset) * (ay2 - ay1 + offset)
+    width = torch.minimum(ax2, x2).sub_(torch.maximum(ax1, x1)).add_(offset).clamp_(min=0)
     inter = torch.minimum(ay2, y2).sub_(torch.maximum(ay1, y1)).add_(offset).clamp_(min=0).mul_(width)
-    gt_area = (x2 - x1 + offset) * (y2 - y1 + offset)
-    union = torch.add(area.unsqueeze(-2), gt_area, out=width).sub_(inter)
-    iou = inter.div_(union).nan_to_num_(0.0, 0.0, 0.0)  # a degenerate pair is 0 / 0
-    iou.masked_fill_(~gt_valid[..., None], -1.0)
-    if promoted is not None:
-        best_of_gt = iou.amax(dim=-1, keepdim=True)  # [b, g, 1]
-        # an unreachable number stands in for "no overlap at all", so that such an object promotes nothing
-        best_of_gt = torch.where(best_of_gt > 0, best_of_gt, 2.0)
-        promoted |= (iou == best_of_gt).any(dim=1)
-    group_best, group_index = iou.max(dim=1)  # [b, A]
-    better = group_best > best
-    index.copy_(torch.where(better, group_index + first, index))
-    best.copy_(torch.maximum(best, group_best))
+    union = (area + (x2 - x1 + offset) * (y2 - y1 + offset)).sub_(inter)
+    return inter.div_(union).nan_to_num_(0.0, 0.0, 0.0)  # a degenerate pair is 0 / 0

@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor
 
 from detectune.ops.boxes import box_iou
+from detectune.ops.routes import static_by_default
 
 MAX_CHAIN = 64
 """Longest chain of suppressions (a drops b, which would have dropped c, ...) that the static route resolves."""
@@ -56,7 +57,7 @@ def nms_batched(
     """
     del scores
     if static is None:
-        static = boxes.device.type != "cpu"
+        static = static_by_default(boxes)
     boxes = boxes.float()
     if static:
         return _fixpoint_keep(boxes, valid, thresh, offset, inclusive, max_chain)

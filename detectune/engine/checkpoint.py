@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -60,7 +60,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with atomic_file(path) as file:
         checked = _Checked(file)
         try:
-            torch.save(state, checked)
+            torch.save(state, cast(IO[bytes], checked))  # it only ever writes
         except Exception as error:
             raise (checked.error or error) from error
         file.write(TRAILER.pack(MARK, checked.crc, checked.length))
@@ -92,10 +92,8 @@ def checkpoint_path(folder: Path, iteration: int) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files of a folder, oldest iteration first. Nothing is read."""
-    found = [
-        (int(match[1]), path) for path in folder.glob("iter_*.pt") if (match := NAME.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found)]
+    named = [path for path in folder.glob("iter_*.pt") if NAME.fullmatch(path.name)]
+    return sorted(named, key=lambda path: int(path.stem.removeprefix("iter_")))
 
 
 def newest_valid(folder: Path, *, log: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:

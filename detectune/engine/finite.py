@@ -1,10 +1,11 @@
 """Stops a run whose loss or gradient is not a finite number, before the optimiser uses it.
 
-On the CPU losses and gradient are looked at before each update. On CUDA the losses travel to the host behind the
-forward pass, and the host waits for that copy only after it has queued the backward pass: the device still has
-that work, so it never idles, and the update is not queued before the losses are known to be finite. A gradient
-that overflowed although its loss was finite is seen one update later, and always before anything is saved. With
-fp16 the loss scaler answers for the gradient: it skips the update and lowers the scale.
+On the CPU losses and gradient are looked at before each update. On CUDA the losses travel to the host
+behind the forward pass, and the host waits for that copy only after it has queued the backward pass: the
+device still has that work, so it never idles, and the update is not queued before the losses are known to
+be finite. A gradient that overflowed although its loss was finite is seen one update later, and always
+before anything is saved. With fp16 the loss scaler answers for the gradient: it skips the update and lowers
+the scale.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ ADVICE = "Lower SOLVER.BASE_LR, lengthen SOLVER.WARM_UP_ITERS or set SOLVER.CLIP
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training cannot go on: a loss or the gradient became NaN or infinite. The message says which and where."""
+    """Training cannot go on: a loss or the gradient became NaN or infinite. The message says which and
+    where.
+    """
 
 
 @dataclass
@@ -54,7 +57,9 @@ class FiniteGuard:
             _raise_unless_finite(batch, "The loss")
 
     def check_gradient(self, norm: Tensor, *, iteration: int, lr: float) -> None:
-        """Raise unless the gradient is finite; on CUDA it is the previous update's gradient that is looked at."""
+        """Raise unless the gradient is finite; on CUDA it is the previous update's gradient that is looked
+        at.
+        """
         self.settle()
         self.gradient = _fetch({"norm": norm}, f"iteration {iteration + 1}, learning rate {lr:g}")
         if self.gradient.ready is None:
@@ -73,7 +78,7 @@ def _fetch(scalars: dict[str, Tensor], where: str) -> _Watched:
         return _Watched(list(scalars), stacked.cpu(), None, where)
     host = torch.empty(len(scalars), dtype=torch.float32, pin_memory=True)
     host.copy_(stacked, non_blocking=True)
-    ready = torch.cuda.Event()
+    ready = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     ready.record()
     return _Watched(list(scalars), host, ready, where)
 

@@ -1,12 +1,11 @@
 """What happens around training steps: the protocol, and the hooks that every run has, in their order.
 
-    MetricsHook     averages losses on the device, writes a row every LOG_ITERS  (first: others may read the row)
-    ProgressHook    the bar, or plain lines
-    the caller's    a tuner's verdict, say; they see the row, and what they decide is saved with this step
-    EvaluationHook  test and validation loss every EVAL_ITERS; best weights; early stop  (before the checkpoint, so
-                    that what it found is in there)
-    CheckpointHook  every SNAPSHOT_ITERS, after evaluations, at the end
-    FinalHook       model_final.safetensors, once everything is known and saved
+    MetricsHook     averages losses on the device, writes a row every LOG_ITERS  (first: others may read the
+    row) ProgressHook    the bar, or plain lines the caller's    a tuner's verdict, say; they see the row,
+    and what they decide is saved with this step EvaluationHook  test and validation loss every EVAL_ITERS;
+    best weights; early stop  (before the checkpoint, so that what it found is in there) CheckpointHook
+    every SNAPSHOT_ITERS, after evaluations, at the end FinalHook       model_final.safetensors, once
+    everything is known and saved
 
 A hook that draws its state only from `run` needs no `state_dict`. Hooks change no weights and draw no random
 numbers, so a run with more of them ends with the same weights.

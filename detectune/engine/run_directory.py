@@ -70,11 +70,17 @@ class RunDirectory:
                     continue  # the line that a killed process did not finish
         return rows
 
-    def forget_metrics_after(self, iteration: int) -> None:
-        """Drop rows of steps that will be done again, and a torn last line."""
+    def keep_metrics(self, num_rows: int) -> None:
+        """Keep the first rows only: those of steps that will be done again go, and so does a torn last
+        line.
+        """
         if self.metrics.exists():
-            kept = [row for row in self.read_metrics() if row.get("iteration", 0) <= iteration]
+            kept = self.read_metrics()[:num_rows]
             write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write the text file `name` of this folder in one piece."""
+        write_text(self.path / name, text)
 
     def set_aside(self) -> Path | None:
         """Move an earlier run's results into `earlier_NNN/`; None if there are none."""

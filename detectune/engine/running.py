@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,16 +33,19 @@ class Run:
     config: Config
     directory: RunDirectory
     log: Callable[[str], None]
+    record: Callable[[dict[str, Any]], None]  # adds a row to metrics.jsonl and TensorBoard
     model: nn.Module  # moved, compiled if asked; parameters are the trained ones, not the average
     compute: Compute
     solver: Solver
     average: WeightAverage | None
     loader: Loader
+    data: dict[str, Any]  # what identifies the training data, see `resume.data_fingerprint`
     class_info: ClassInfo
     max_iter: int
     iteration: int = 0
     outputs: dict[str, Tensor] = field(default_factory=dict)  # loss_*, stat_* of the last step, on the device
     data_seconds: float = 0.0  # how long the last step waited for its images
+    row: dict[str, Any] | None = None  # the metrics row that the last step completed, if it did
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     stop_reason: str | None = None
     finite: FiniteGuard = field(default_factory=FiniteGuard)
@@ -74,31 +77,30 @@ def step_generator(seed: int, iteration: int, part: int, device: torch.device) -
     return torch.Generator(where).manual_seed(int(mixed >> np.uint64(1)))
 
 
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's own random numbers start from `seed`; afterwards they go on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+def seed_globals(seed: int) -> None:
+    """Start the global generators, from which only hooks and dropout layers draw, at `seed`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def random_states() -> dict[str, Any]:
-    """The global generators. No step of ours draws from them; a hook or a dropout layer may."""
+    """The state of the global generators."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]  # legacy tuple form
+    legacy: dict[str, Any] = dict(np.random.get_state(legacy=False))
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": [version, list(internal), gauss],
-        "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": legacy | {"state": {"key": legacy["state"]["key"].tolist(), "pos": legacy["state"]["pos"]}},
     }
 
 
 def restore_random_states(state: dict[str, Any]) -> None:
+    """Put back what `random_states` returned, as far as the machine has the same devices."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state(state["numpy"])

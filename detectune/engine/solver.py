@@ -183,6 +183,7 @@ def build_schedule(
 def solver_notices(config: Config) -> list[str]:
     """One sentence for each changed SOLVER key that the chosen optimiser or LR policy does not read."""
     solver, changed = config.SOLVER, config.diff()
+    choices: list[tuple[dict[str, tuple[str, ...]], str, str]]
     choices = [(USED_BY, "SOLVER.OPTIMIZER", solver.OPTIMIZER)]
     choices.append((POLICY_USES, "SOLVER.LR_POLICY", solver.LR_POLICY))
     notices = [

@@ -1,0 +1,66 @@
+"""The weights that training starts from: TRAIN.WEIGHTS, fitted by name and shape.
+
+A layer whose rows are the classes may have been trained for other classes: it starts anew, and the log says
+so. Any other difference in shape means that the file is of another model, and is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from detectune.errors import WeightsError
+from detectune.weights.native import FitReport, fit_weights, load_weights
+
+CLASS_LAYERS = ("box_head.cls_score.", "box_head.bbox_pred.", "mask_head.predictor.")
+
+
+def load_initial_weights(model: nn.Module, path: Path) -> str:
+    """Put the weights at `path` into `model`, and say in a sentence what was taken.
+
+    Raises:
+        WeightsError: if the file cannot be read, nothing in it belongs to the model, or shapes differ
+        elsewhere than in the class layers.
+    """
+    state, _ = load_weights(path)
+    report = fit_weights(model, state)
+    wrong = [entry for entry in report.mismatched if not is_other_classes(*entry)]
+    if wrong:
+        shown = "; ".join(
+            f"{name} is {tuple(got)} in the file, {tuple(want)} in the model" for name, got, want in wrong[:5]
+        )
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise WeightsError(f"TRAIN.WEIGHTS {path} does not fit the model: {shown}{more}.")
+    if not report.matched:
+        names = ", ".join(sorted(state)[:3])
+        raise WeightsError(
+            f"TRAIN.WEIGHTS {path} holds no weight of this model; its names begin with {names}, "
+            f"the model's with {', '.join(sorted(model.state_dict())[:3])}."
+        )
+    return describe_fit(path, report)
+
+
+def is_other_classes(name: str, in_file: tuple[int, ...], in_model: tuple[int, ...]) -> bool:
+    """Whether a shape differs only because the layer was trained for another number of classes."""
+    return name.startswith(CLASS_LAYERS) and tuple(in_file)[1:] == tuple(in_model)[1:]
+
+
+def describe_fit(path: Path, report: FitReport) -> str:
+    """One sentence: how many tensors were taken, which start anew, which were left over."""
+    parts = [f"TRAIN.WEIGHTS {path}: {len(report.matched)} tensors taken"]
+    if report.mismatched:
+        parts.append(
+            f"made for other classes, start anew: {', '.join(name for name, _, _ in report.mismatched)}"
+        )
+    if report.missing:
+        parts.append(f"{len(report.missing)} not in the file start anew ({_some(report.missing)})")
+    if report.unexpected:
+        parts.append(
+            f"{len(report.unexpected)} in the file are not of this model ({_some(report.unexpected)})"
+        )
+    return "; ".join(parts) + "."
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,141 @@
+"""From a configuration to a `Run` that is ready for its first step. Everything that can be wrong is found
+here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from detectune.config.tree import Config
+from detectune.data.loader import build_loader
+from detectune.engine.ema import WeightAverage
+from detectune.engine.environment import describe_environment
+from detectune.engine.evaluating import EvaluationHook, check_best_metric, check_test_data
+from detectune.engine.hooks import HookLike
+from detectune.engine.initial_weights import load_initial_weights
+from detectune.engine.precision import Compute, choose_compute, set_torch_globals
+from detectune.engine.publishing import FinalHook
+from detectune.engine.recording import MetricsHook, ProgressHook, Recorder
+from detectune.engine.resume import CheckpointHook, data_fingerprint
+from detectune.engine.run_directory import RunDirectory
+from detectune.engine.running import Run, seed_globals
+from detectune.engine.solver import build_schedule, build_solver, solver_notices
+from detectune.errors import UserError
+from detectune.models.build import build_detector
+from detectune.structures import ClassInfo
+
+
+def start_run(
+    config: Config, directory: RunDirectory, *, log: Callable[[str], None], found: dict[str, Any] | None
+) -> Run:
+    """Data, model, solver and records of a run. `found` is a checkpoint that the caller will `resume` from."""
+    set_torch_globals()
+    seed_globals(config.RNG_SEED)
+    for notice in solver_notices(config):
+        log(f"Notice: {notice}")
+    compute = settle_compute(config, found)
+    if compute.reason:
+        log(compute.reason)
+    done = 0 if found is None else found["iteration"]
+    loader = build_loader(config, training=True, position=done * config.SOLVER.ACCUMULATE)
+    check_num_classes(config.MODEL.NUM_CLASSES, loader.class_info)
+    schedule = build_schedule(config, num_images=len(loader.records), log=log)
+    model = build_model(config, loader.class_info, compute, log)
+    exits = contextlib.ExitStack()
+    run = Run(
+        config=config,
+        directory=directory,
+        log=log,
+        record=Recorder(directory, exits),
+        model=model,
+        compute=compute,
+        solver=build_solver(config, model, schedule=schedule, loss_scaling=compute.needs_loss_scaling()),
+        average=WeightAverage(model, decay=config.SOLVER.EMA_DECAY) if config.SOLVER.EMA_DECAY > 0 else None,
+        loader=loader,
+        data=data_fingerprint(loader),
+        class_info=loader.class_info,
+        max_iter=schedule.max_iter,
+        exits=exits,
+    )
+    check_test_data(run)
+    describe_run(run)
+    return run
+
+
+def settle_compute(config: Config, found: dict[str, Any] | None) -> Compute:
+    """Device, precision and memory format; a run that goes on keeps what `auto` chose at its beginning."""
+    precision, memory_format = config.SOLVER.PRECISION, config.MODEL.MEMORY_FORMAT
+    if found is not None and precision == "auto":
+        precision = found["precision"]
+    if found is not None and memory_format == "auto":
+        memory_format = found["memory_format"]
+    return choose_compute(device=config.MODEL.DEVICE, precision=precision, memory_format=memory_format)
+
+
+def build_model(
+    config: Config, class_info: ClassInfo, compute: Compute, log: Callable[[str], None]
+) -> nn.Module:
+    """The detector with its initial weights, where it will run."""
+    model: nn.Module = build_detector(config, num_classes=len(class_info) + 1)
+    if config.TRAIN.WEIGHTS:
+        log(load_initial_weights(model, Path(config.TRAIN.WEIGHTS)))
+    model = compute.place(model)
+    if config.SOLVER.COMPILE:
+        model.compile()
+    return model
+
+
+def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook) -> list[HookLike]:
+    """The hooks of a run in their order, whose reasons `hooks.py` gives."""
+    train, solver, model = run.config.TRAIN, run.config.SOLVER, run.config.MODEL
+    evaluation = EvaluationHook(
+        eval_iters=train.EVAL_ITERS,
+        best_metric=check_best_metric(
+            train.BEST_METRIC, has_masks=model.MASK_ON, has_keypoints=model.KEYPOINTS_ON
+        ),
+        keep_best=train.KEEP_BEST,
+        patience=train.EARLY_STOP_PATIENCE,
+    )
+    progress = ProgressHook(lr_change_threshold=solver.LOG_LR_CHANGE_THRESHOLD)
+    return [MetricsHook(train.LOG_ITERS), progress, *hooks, evaluation, checkpoint, FinalHook()]
+
+
+def check_num_classes(num_classes: int, class_info: ClassInfo) -> None:
+    """MODEL.NUM_CLASSES counts the background; -1 takes it from the data."""
+    needed = len(class_info) + 1
+    if num_classes not in (-1, needed):
+        shown = ", ".join(class_info.names[:10]) + (", ..." if len(class_info) > 10 else "")
+        raise UserError(
+            f"MODEL.NUM_CLASSES={num_classes}, but the training data has {len(class_info)} classes ({shown}): "
+            f"with the background it must be {needed}, or -1 to take it from the data."
+        )
+
+
+def describe_run(run: Run) -> None:
+    """Write config.yaml, diff.yaml and environment.json."""
+    run.directory.write_text("config.yaml", run.config.to_yaml())
+    run.directory.write_text("diff.yaml", diff_yaml(run.config.diff()))
+    run.directory.write_text(
+        "environment.json", json.dumps(describe_environment(run.compute), indent=2) + "\n"
+    )
+
+
+def diff_yaml(diff: dict[str, tuple[Any, Any]]) -> str:
+    """What differs from the defaults as YAML that loads as a configuration; the defaults stand in comments."""
+    lines: list[str] = []
+    opened: list[str] = []
+    for key, (default, value) in sorted(diff.items()):
+        *sections, name = key.split(".")
+        shared = sum(1 for n in range(1, len(sections) + 1) if sections[:n] == opened[:n])
+        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
+        opened = sections
+        # JSON values are YAML values.
+        pair = f"{name}: {json.dumps(value, default=str)}  # default {json.dumps(default, default=str)}"
+        lines.append("  " * len(sections) + pair)
+    return "\n".join(lines) + "\n" if lines else "{}  # all defaults\n"

@@ -175,7 +175,7 @@ class Solver(Section):
         kind="optimisation",
         stage="training",
         search=among("sgd", "adam", "adamw"),
-        source="ours; Duchi et al. 2011 (JMLR 12); Zeiler 2012 (arXiv:1212.5701); Kingma & Ba 2015 (arXiv:1412.6980); Loshchilov & Hutter 2019 (arXiv:1711.05101)",
+        source="ours; Zeiler 2012 (arXiv:1212.5701); Kingma & Ba 2015 (arXiv:1412.6980)",
     )
     BETAS: tuple[Fraction, Fraction] = knob(
         (0.9, 0.999),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 Kind = Literal[
@@ -176,23 +176,36 @@ class Section(BaseModel):
     """A frozen group of knobs. Types are strict (a bool is no number, "3" is no number), except that an int may
     stand for a float, and a list and a tuple for each other, as in Detectron."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        defer_build=True,  # a process that never builds a configuration does not pay for validators
+        field_title_generator=lambda name, _: name,
+    )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _unify_sequences(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, list | tuple):
-            assert info.field_name is not None
-            return _cast_sequence(value, cls.model_fields[info.field_name].annotation)
-        return value
+    def _unify_sequences(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: _cast_sequence(value, cls.model_fields[name].annotation)
+            if name in cls.model_fields
+            else value
+            for name, value in values.items()
+        }
 
 
 def _cast_sequence(value: Any, annotation: Any) -> Any:
     """Lists and tuples as the annotation wants them, at every depth; anything else unchanged."""
+    if not isinstance(value, list | tuple):
+        return value
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     container = get_origin(annotation)
-    if container not in (list, tuple) or not isinstance(value, list | tuple):
+    if container not in (list, tuple):
         return value
     return container(_cast_sequence(member, get_args(annotation)[0]) for member in value)
 

@@ -25,7 +25,7 @@ def _families(config: Config) -> Iterator[str]:
     if retinanet:
         for name in ("FASTER_RCNN", "RPN_ONLY", "MASK_ON", "KEYPOINTS_ON"):
             if getattr(model, name):
-                yield f"MODEL.{name} and RETINANET.RETINANET_ON are both True; RetinaNet has one stage, so set one to False."
+                yield f"MODEL.{name} and RETINANET.RETINANET_ON are both True; RetinaNet has one stage, so choose one."
         if not config.FPN.FPN_ON:
             yield "RETINANET.RETINANET_ON is True but FPN.FPN_ON is False; RetinaNet needs the pyramid, so set both."
     if model.TYPE and (model.TYPE == "retinanet") != retinanet:
@@ -36,7 +36,7 @@ def _families(config: Config) -> Iterator[str]:
     if model.RPN_ONLY:
         for name in ("MASK_ON", "KEYPOINTS_ON"):
             if getattr(model, name):
-                yield f"MODEL.RPN_ONLY and MODEL.{name} are both True, but proposals alone have no heads; set one to False."
+                yield f"MODEL.RPN_ONLY and MODEL.{name} are both True, but proposals alone have no heads; choose one."
 
 
 def _heads(config: Config) -> Iterator[str]:
@@ -60,8 +60,8 @@ def _heads(config: Config) -> Iterator[str]:
     conv5_head = config.FAST_RCNN.ROI_BOX_HEAD == "ResNet.add_ResNet_roi_conv5_head"
     if conv5_head and model.CONV_BODY and not model.CONV_BODY.endswith("_conv4_body"):
         yield (
-            f"FAST_RCNN.ROI_BOX_HEAD {config.FAST_RCNN.ROI_BOX_HEAD} is the network's fifth stage and needs a body that "
-            f"ends at the fourth, but MODEL.CONV_BODY is {model.CONV_BODY}; take a ResNet conv4 body or "
+            f"FAST_RCNN.ROI_BOX_HEAD {config.FAST_RCNN.ROI_BOX_HEAD} is the network's fifth stage and needs a body "
+            f"that ends at the fourth, but MODEL.CONV_BODY is {model.CONV_BODY}; take a ResNet conv4 body or "
             "fast_rcnn_heads.add_roi_2mlp_head."
         )
     if model.MASK_ON and config.MRCNN.ROI_MASK_HEAD.endswith("v0upshare"):
@@ -115,7 +115,7 @@ def _pyramid(config: Config) -> Iterator[str]:
     for part in ("ROI", "RPN"):
         low, high = getattr(fpn, f"{part}_MIN_LEVEL"), getattr(fpn, f"{part}_MAX_LEVEL")
         if low > high:
-            yield f"FPN.{part}_MIN_LEVEL is {low} but FPN.{part}_MAX_LEVEL is {high}; the first must not exceed the second."
+            yield f"FPN.{part}_MIN_LEVEL is {low} but FPN.{part}_MAX_LEVEL is {high}; the first must not be larger."
     if fpn.FPN_ON and fpn.COARSEST_STRIDE % 32:
         yield (
             f"FPN.COARSEST_STRIDE is {fpn.COARSEST_STRIDE}, but a pyramid needs images padded to a multiple of 32; "
@@ -225,11 +225,11 @@ def _sampling(config: Config) -> Iterator[str]:
     ]
     for prefix, low_name, low, high_name, high in ordered:
         if low > high:
-            yield f"{prefix}_{low_name} is {low} but {prefix}_{high_name} is {high}; the first must not exceed the second."
+            yield f"{prefix}_{low_name} is {low} but {prefix}_{high_name} is {high}; the first must not be larger."
     if retinanet.NEGATIVE_OVERLAP > retinanet.POSITIVE_OVERLAP:
         yield (
             f"RETINANET.NEGATIVE_OVERLAP is {retinanet.NEGATIVE_OVERLAP} but RETINANET.POSITIVE_OVERLAP is "
-            f"{retinanet.POSITIVE_OVERLAP}; the first must not exceed the second."
+            f"{retinanet.POSITIVE_OVERLAP}; the first must not be larger."
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from detectune.config.augmentation import BoxAugmentation, KeypointAugmentation, MaskAugmentation
 from detectune.config.knob import Section, among, knob, linear, log
 
@@ -275,8 +277,8 @@ class Test(Section):
         ge=1,
         source="ours",
     )
-    BBOX_AUG: BoxAugmentation = BoxAugmentation()
-    MASK_AUG: MaskAugmentation = MaskAugmentation()
-    KPS_AUG: KeypointAugmentation = KeypointAugmentation()
-    SOFT_NMS: SoftNms = SoftNms()
-    BBOX_VOTE: BoxVoting = BoxVoting()
+    BBOX_AUG: BoxAugmentation = Field(default_factory=BoxAugmentation)
+    MASK_AUG: MaskAugmentation = Field(default_factory=MaskAugmentation)
+    KPS_AUG: KeypointAugmentation = Field(default_factory=KeypointAugmentation)
+    SOFT_NMS: SoftNms = Field(default_factory=SoftNms)
+    BBOX_VOTE: BoxVoting = Field(default_factory=BoxVoting)

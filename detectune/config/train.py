@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import BeforeValidator, PositiveInt
 
 from detectune.config.knob import Section, among, knob, linear, log
+
+
+def _no_bool(value: Any) -> Any:
+    """pydantic compares with a Literal by ==, and False == 0."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number, not true or false")
+    return value
+
+
+Stage = Annotated[Literal[0, 2, 3, 4, 5], BeforeValidator(_no_bool)]
 
 
 class Train(Section):
@@ -305,7 +315,7 @@ class Train(Section):
         kind="runtime",
         stage="nothing",
     )
-    FREEZE_AT: Literal[0, 2, 3, 4, 5] = knob(
+    FREEZE_AT: Stage = knob(
         2,
         "Stages of the backbone up to this one stay as they were pre-trained: 2 is the stem and the "
         "first stage, 0 trains everything. Freeze less with much data or weights from scratch.",
@@ -355,6 +365,7 @@ class Train(Section):
         "else bbox/AP.",
         kind="evaluation",
         stage="nothing",
+        pattern=r"^((bbox|segm|keypoints|val)/\w+)?$",
         source="ours",
     )
     KEEP_LAST: int = knob(

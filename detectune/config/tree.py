@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from detectune.config.backbone import Fpn, GroupNorm, ResNets
 from detectune.config.data import DataLoader, Datasets, Input
@@ -28,20 +28,20 @@ from detectune.config.train import Train
 class Config(Runtime):
     """Every setting of a run. Made by `load_config`; changed only by making another (`with_overrides`)."""
 
-    MODEL: Model = Model()
-    RESNETS: ResNets = ResNets()
-    FPN: Fpn = Fpn()
-    GROUP_NORM: GroupNorm = GroupNorm()
-    RPN: Rpn = Rpn()
-    FAST_RCNN: FastRcnn = FastRcnn()
-    MRCNN: MaskRcnn = MaskRcnn()
-    KRCNN: KeypointRcnn = KeypointRcnn()
-    RFCN: Rfcn = Rfcn()
-    RETINANET: RetinaNet = RetinaNet()
-    SOLVER: Solver = Solver()
-    TRAIN: Train = Train()
-    TEST: Test = Test()
-    INPUT: Input = Input()
+    MODEL: Model = Field(default_factory=Model)
+    RESNETS: ResNets = Field(default_factory=ResNets)
+    FPN: Fpn = Field(default_factory=Fpn)
+    GROUP_NORM: GroupNorm = Field(default_factory=GroupNorm)
+    RPN: Rpn = Field(default_factory=Rpn)
+    FAST_RCNN: FastRcnn = Field(default_factory=FastRcnn)
+    MRCNN: MaskRcnn = Field(default_factory=MaskRcnn)
+    KRCNN: KeypointRcnn = Field(default_factory=KeypointRcnn)
+    RFCN: Rfcn = Field(default_factory=Rfcn)
+    RETINANET: RetinaNet = Field(default_factory=RetinaNet)
+    SOLVER: Solver = Field(default_factory=Solver)
+    TRAIN: Train = Field(default_factory=Train)
+    TEST: Test = Field(default_factory=Test)
+    INPUT: Input = Field(default_factory=Input)
     DATASETS: Datasets = knob(
         {},
         "Data sets of your own: a name, its folder of images and its annotation file in COCO's format.",
@@ -49,8 +49,8 @@ class Config(Runtime):
         stage="training",
         source="ours",
     )
-    DATA_LOADER: DataLoader = DataLoader()
-    CLUSTER: Cluster = Cluster()
+    DATA_LOADER: DataLoader = Field(default_factory=DataLoader)
+    CLUSTER: Cluster = Field(default_factory=Cluster)
 
     _source: str | None = PrivateAttr(default=None)
 

@@ -41,12 +41,21 @@ def cell_anchors(
 
 
 def grid_anchors(
-    cell: Tensor, height: int, width: int, stride: float, *, device: torch.device | str | None = None
+    cell: Tensor,
+    height: int,
+    width: int,
+    stride: float | tuple[float, float],
+    *,
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """Cell anchors [A, 4] repeated over a height x width grid: [H * W * A, 4] in the order row, column, anchor."""
+    """Cell anchors [A, 4] repeated over a height x width grid: [H * W * A, 4] in the order row, column, anchor.
+
+    `stride` is one number or (vertical, horizontal).
+    """
     cell = cell.to(device) if device is not None else cell
-    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride
-    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride
+    stride_y, stride_x = stride if isinstance(stride, tuple) else (stride, stride)
+    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride_y
+    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride_x
     y, x = torch.meshgrid(y, x, indexing="ij")
     shifts = torch.stack((x, y, x, y), dim=-1)  # [H, W, 4]
     return (shifts[:, :, None] + cell).reshape(-1, 4)

@@ -1,0 +1,111 @@
+"""The head that names a region and refines its box: convolutions and fully connected layers, then two predictors.
+
+Shape legend
+    R  regions    C  channels    M  resolution    K  classes, background (0) included
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detectune.models.layers import Conv, NormFactory, gaussian, linear, msra, xavier
+from detectune.models.targets import Regions
+from detectune.ops.boxes import decode_boxes, encode_boxes
+from detectune.ops.losses import box_regression_loss, softmax_cross_entropy
+from detectune.structures import Targets
+
+
+class BoxOutput(NamedTuple):
+    """What the head says about each region."""
+
+    logits: Tensor  # [R, K]
+    deltas: Tensor  # [R, 4 * K], class by class; [R, 4] if class-agnostic
+
+
+class BoxHead(nn.Module):
+    """`num_convs` 3x3 convolutions and `num_fcs` fully connected layers, then cls_score and bbox_pred.
+
+    (0, 2) is the two-layer perceptron of FPN (Lin 2017), (4, 1) the Xconv1fc head (Wu and He 2018; Detectron).
+
+    Args:
+        num_classes: K.
+        agnostic: one box for all classes.
+        box_weights: see `ops.boxes.encode_boxes`.
+        beta: of the smooth L1 loss.
+        offset: 1 if boxes are inclusive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        resolution: int,
+        *,
+        num_classes: int,
+        num_convs: int = 0,
+        conv_dim: int = 256,
+        norm: NormFactory | None = None,
+        num_fcs: int = 2,
+        fc_dim: int = 1024,
+        agnostic: bool = False,
+        box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
+        beta: float = 0.0,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.agnostic = num_classes, agnostic
+        self.box_weights, self.beta, self.offset = box_weights, beta, offset
+        self.num_convs, self.num_fcs = num_convs, num_fcs
+        channels = in_channels
+        for i in range(num_convs):
+            self.add_module(f"conv{i + 1}", Conv(channels, conv_dim, 3, norm=norm, relu=True, init=msra))
+            channels = conv_dim
+        features = channels * resolution * resolution
+        for i in range(num_fcs):
+            self.add_module(f"fc{i + 1}", linear(features, fc_dim, xavier))
+            features = fc_dim
+        self.cls_score = linear(features, num_classes, gaussian(0.01))
+        self.bbox_pred = linear(features, 4 if agnostic else 4 * num_classes, gaussian(0.001))
+
+    def forward(self, x: Tensor) -> BoxOutput:
+        """Region features [R, C, M, M]."""
+        for i in range(self.num_convs):
+            x = self.get_submodule(f"conv{i + 1}")(x)
+        x = x.flatten(1)
+        for i in range(self.num_fcs):
+            x = self.get_submodule(f"fc{i + 1}")(x).relu_()
+        return BoxOutput(self.cls_score(x), self.bbox_pred(x))
+
+    def losses(self, out: BoxOutput, regions: Regions, targets: Targets) -> dict[str, Tensor]:
+        """loss_cls and loss_bbox, both over the number of regions, and counters."""
+        count = regions.valid.sum().clamp(min=1)
+        loss_cls = softmax_cross_entropy(out.logits, regions.labels, regions.valid, normalizer=count)
+        with torch.no_grad():
+            objects = targets.boxes[regions.image_index, regions.gt_index]
+            wanted = encode_boxes(regions.boxes, objects, weights=self.box_weights, offset=self.offset)
+            right = (out.logits.argmax(1) == regions.labels) & regions.valid
+        num_images = targets.labels.shape[0]
+        return {
+            "loss_cls": loss_cls,
+            "loss_bbox": box_regression_loss(
+                self.deltas_of(out.deltas, regions.labels), wanted, regions.is_fg,
+                beta=self.beta, normalizer=count,
+            ),
+            "stat_box_num_fg": regions.is_fg.sum().float() / num_images,
+            "stat_box_num_bg": (regions.valid & ~regions.is_fg).sum().float() / num_images,
+            "stat_box_accuracy": right.sum().float() / count,
+        }  # fmt: skip
+
+    def deltas_of(self, deltas: Tensor, labels: Tensor) -> Tensor:
+        """The four deltas of one label per row: [R, 4 * K] (or [R, 4]) and int64 [R] give [R, 4]."""
+        if self.agnostic:
+            return deltas
+        index = labels[:, None, None].expand(-1, 1, 4)
+        return deltas.unflatten(1, (-1, 4)).gather(1, index)[:, 0]
+
+    def refine(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Boxes [R, 4] moved as the head wants for one label each."""
+        chosen = self.deltas_of(deltas, labels).float()
+        return decode_boxes(chosen, boxes, weights=self.box_weights, offset=self.offset)

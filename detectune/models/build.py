@@ -1,0 +1,439 @@
+"""The one file of `models/` that reads the configuration: from keys to a detector, as a table of parts.
+
+Where Detectron, detectron2 and torchvision disagree in geometry, `GEOMETRIES` has a column of numbers for each; the
+parts themselves take those numbers and know nothing about dialects.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from detectune.config.tree import Config
+from detectune.errors import UserError
+from detectune.models.box_head import BoxHead
+from detectune.models.detections import DetectionRule
+from detectune.models.fpn import Fpn
+from detectune.models.layers import NormFactory, batch_norm, frozen_affine, gaussian, group_norm, msra, xavier
+from detectune.models.mask_head import MaskHead
+from detectune.models.rcnn import RCNN
+from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels
+from detectune.models.roi_pooler import LevelRule, RoiPooler
+from detectune.models.rpn import Normalizer, ProposalRule, Rpn, RpnSampling
+from detectune.models.targets import RegionSampling
+from detectune.ops.anchors import Rounding, cell_anchors
+from detectune.ops.masks import PasteStyle, RasterStyle
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Everything that differs between the dialects, as numbers."""
+
+    offset: (
+        float  # 1: x2 is the last pixel of a box (width x2 - x1 + 1, NMS drops at equality); 0: continuous
+    )
+    anchor_rounding: Rounding  # also the order of a cell's anchors
+    anchor_stride: Literal[
+        "nominal", "measured"
+    ]  # measured: padded size // cells, which differs at odd sizes
+    roi_aligned: bool  # RoIAlign shifted by half a cell
+    level_eps_inside_log: float
+    level_eps_outside_log: float
+    clip_proposals_to_padding: bool  # at test time
+    proposal_strict: bool  # proposals of a side equal to the minimum are dropped
+    proposal_min_size: float  # added floor in the network frame
+    proposal_min_size_original: bool  # RPN_MIN_SIZE counts pixels of the original image
+    proposal_centre_inside: bool
+    promoted_as_background: bool  # see RpnSampling
+    crowd_anchors_ignored: (
+        bool  # TRAIN.CROWD_FILTER_THRESH holds for the RPN's anchors, not only for proposals
+    )
+    rpn_cls_normalizer: Normalizer
+    rpn_box_normalizer: Normalizer
+    rpn_beta: float
+    box_beta: float
+    detection_min_size: float
+    detect_in_original_frame: bool  # boxes are decoded, clipped and suppressed in the original image's pixels
+    keep_score_ties: bool  # DETECTIONS_PER_IM keeps what ties the last score
+    mask_raster: RasterStyle
+    mask_match_outlines: bool
+    mask_paste: PasteStyle  # for the engine
+    drop_empty_boxes: (
+        bool  # for the engine: boxes that are empty once clipped to the original image are dropped
+    )
+
+
+GEOMETRIES: dict[str, Geometry] = {
+    "detectron": Geometry(
+        offset=1.0,
+        anchor_rounding="detectron",
+        anchor_stride="nominal",
+        roi_aligned=False,
+        level_eps_inside_log=1e-6,
+        level_eps_outside_log=0.0,
+        clip_proposals_to_padding=True,
+        proposal_strict=False,
+        proposal_min_size=1.0,
+        proposal_min_size_original=True,
+        proposal_centre_inside=True,
+        promoted_as_background=True,
+        crowd_anchors_ignored=False,
+        rpn_cls_normalizer="fixed",
+        rpn_box_normalizer="sampled_per_image",
+        rpn_beta=1 / 9,
+        box_beta=1.0,
+        detection_min_size=0.0,
+        detect_in_original_frame=True,
+        keep_score_ties=True,
+        mask_raster="detectron",
+        mask_match_outlines=True,
+        mask_paste="detectron",
+        drop_empty_boxes=False,
+    ),
+    "detectron2": Geometry(
+        offset=0.0,
+        anchor_rounding="none",
+        anchor_stride="nominal",
+        roi_aligned=True,
+        level_eps_inside_log=1e-8,
+        level_eps_outside_log=0.0,
+        clip_proposals_to_padding=False,
+        proposal_strict=True,
+        proposal_min_size=0.0,
+        proposal_min_size_original=False,
+        proposal_centre_inside=False,
+        promoted_as_background=False,
+        crowd_anchors_ignored=True,
+        rpn_cls_normalizer="fixed",
+        rpn_box_normalizer="fixed",
+        rpn_beta=0.0,
+        box_beta=0.0,
+        detection_min_size=0.0,
+        detect_in_original_frame=False,
+        keep_score_ties=False,
+        mask_raster="detectron2",
+        mask_match_outlines=False,
+        mask_paste="detectron2",
+        drop_empty_boxes=True,
+    ),
+    "torchvision": Geometry(
+        offset=0.0,
+        anchor_rounding="torchvision",
+        anchor_stride="measured",
+        roi_aligned=False,
+        level_eps_inside_log=0.0,
+        level_eps_outside_log=1e-6,
+        clip_proposals_to_padding=False,
+        proposal_strict=False,
+        proposal_min_size=1e-3,
+        proposal_min_size_original=False,
+        proposal_centre_inside=False,
+        promoted_as_background=False,
+        crowd_anchors_ignored=True,
+        rpn_cls_normalizer="sampled",
+        rpn_box_normalizer="sampled",
+        rpn_beta=1 / 9,
+        box_beta=1 / 9,
+        detection_min_size=1e-2,
+        detect_in_original_frame=False,
+        keep_score_ties=False,
+        mask_raster="detectron2",
+        mask_match_outlines=False,
+        mask_paste="torchvision",
+        drop_empty_boxes=False,
+    ),
+}
+
+_CONV_BODY = re.compile(r"^FPN\.add_fpn_ResNet(\d+)_conv5_body$")
+
+_BOX_HEADS = {  # name -> (convolutions as NUM_STACKED_CONVS, fully connected layers, group norm)
+    "fast_rcnn_heads.add_roi_2mlp_head": (False, 2, False),
+    "fast_rcnn_heads.add_roi_Xconv1fc_head": (True, 1, False),
+    "fast_rcnn_heads.add_roi_Xconv1fc_gn_head": (True, 1, True),
+}
+
+_MASK_HEADS = {  # name -> (convolutions, group norm)
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs": (4, False),
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs_gn": (4, True),
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up": (2, False),
+}
+
+
+def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN:
+    """The detector that the configuration describes, with fresh weights.
+
+    Args:
+        config: the whole tree.
+        num_classes: classes of the data set, background included, for MODEL.NUM_CLASSES -1; must agree otherwise.
+    """
+    _refuse_unsupported(config)
+    geometry = GEOMETRIES[config.MODEL.GEOMETRY]
+    classes = _num_classes(config, num_classes)
+    backbone = _backbone(config)
+    assert backbone.fpn is not None
+    has_masks = config.MODEL.MASK_ON
+    return RCNN(
+        backbone,
+        _rpn(config, geometry, backbone),
+        _pooler(config.FAST_RCNN, config, geometry, backbone),
+        _box_head(config, geometry, backbone, classes),
+        _pooler(config.MRCNN, config, geometry, backbone) if has_masks else None,
+        _mask_head(config, geometry, backbone, classes) if has_masks else None,
+        region_sampling=_region_sampling(config, geometry),
+        detection_rule=_detection_rule(config, geometry),
+        pixel_mean=_rgb(config.PIXEL_MEANS[0][0]),
+        pixel_std=_rgb(config.INPUT.PIXEL_STDS),
+        clip_proposals_to=config.FPN.COARSEST_STRIDE if geometry.clip_proposals_to_padding else 1,
+    )
+
+
+def _refuse_unsupported(config: Config) -> None:
+    model = config.MODEL
+    if model.GEOMETRY not in GEOMETRIES:
+        raise _unsupported("MODEL.GEOMETRY", model.GEOMETRY, GEOMETRIES)
+    if model.TYPE != "generalized_rcnn" or not model.FASTER_RCNN or model.KEYPOINTS_ON or model.RPN_ONLY:
+        raise UserError(
+            f"This model cannot be built yet: MODEL.TYPE {model.TYPE!r}, MODEL.FASTER_RCNN {model.FASTER_RCNN}, "
+            f"MODEL.RPN_ONLY {model.RPN_ONLY}, MODEL.KEYPOINTS_ON {model.KEYPOINTS_ON}. Supported: Faster R-CNN and "
+            "Mask R-CNN, that is TYPE generalized_rcnn and FASTER_RCNN True, MASK_ON as you like, the other two False."
+        )
+    match = _CONV_BODY.match(model.CONV_BODY)
+    if match is None or int(match[1]) not in DEPTHS:
+        bodies = [f"FPN.add_fpn_ResNet{depth}_conv5_body" for depth in DEPTHS]
+        raise _unsupported("MODEL.CONV_BODY", model.CONV_BODY, bodies)
+    if not (config.FPN.FPN_ON and config.FPN.MULTILEVEL_ROIS and config.FPN.MULTILEVEL_RPN):
+        raise UserError(
+            "A pyramid body needs FPN.FPN_ON, FPN.MULTILEVEL_ROIS and FPN.MULTILEVEL_RPN to be True; models without "
+            "a pyramid cannot be built yet."
+        )
+    if config.FAST_RCNN.ROI_BOX_HEAD not in _BOX_HEADS:
+        raise _unsupported("FAST_RCNN.ROI_BOX_HEAD", config.FAST_RCNN.ROI_BOX_HEAD, _BOX_HEADS)
+    if config.FAST_RCNN.ROI_XFORM_METHOD != "RoIAlign":
+        raise _unsupported("FAST_RCNN.ROI_XFORM_METHOD", config.FAST_RCNN.ROI_XFORM_METHOD, ["RoIAlign"])
+    if not model.MASK_ON:
+        return
+    if config.MRCNN.ROI_MASK_HEAD not in _MASK_HEADS:
+        raise _unsupported("MRCNN.ROI_MASK_HEAD", config.MRCNN.ROI_MASK_HEAD, _MASK_HEADS)
+    if config.MRCNN.ROI_XFORM_METHOD != "RoIAlign":
+        raise _unsupported("MRCNN.ROI_XFORM_METHOD", config.MRCNN.ROI_XFORM_METHOD, ["RoIAlign"])
+    if config.MRCNN.USE_FC_OUTPUT:
+        raise _unsupported("MRCNN.USE_FC_OUTPUT", True, [False])
+    ratio = config.MRCNN.UPSAMPLE_RATIO
+    if ratio > 1 and ratio % 2:
+        raise UserError(f"MRCNN.UPSAMPLE_RATIO is {ratio}; it must be 1 or even.")
+    side = 2 * config.MRCNN.ROI_XFORM_RESOLUTION * ratio
+    if side != config.MRCNN.RESOLUTION:
+        raise UserError(
+            f"MRCNN.RESOLUTION is {config.MRCNN.RESOLUTION} but the mask head's output has {side} (2 x MRCNN.ROI_XFORM_"
+            f"RESOLUTION {config.MRCNN.ROI_XFORM_RESOLUTION} x MRCNN.UPSAMPLE_RATIO {ratio}); set it to {side}."
+        )
+
+
+def _unsupported(key: str, value: object, supported) -> UserError:
+    names = ", ".join(str(name) for name in supported)
+    return UserError(f"{key} {value!r} cannot be built yet. Supported: {names}.")
+
+
+def _num_classes(config: Config, num_classes: int | None) -> int:
+    wanted = config.MODEL.NUM_CLASSES
+    if wanted <= 0:
+        if num_classes is None:
+            raise UserError(
+                "MODEL.NUM_CLASSES is -1, which takes the number from the data set, but no data set is known here; "
+                "set it to the number of classes plus one for the background."
+            )
+        return num_classes
+    if num_classes is not None and num_classes != wanted:
+        raise UserError(
+            f"MODEL.NUM_CLASSES is {wanted} but the data set has {num_classes - 1} classes, which with the background "
+            f"makes {num_classes}; set it to {num_classes}, or to -1 to take it from the data set."
+        )
+    return wanted
+
+
+def _rgb(bgr) -> tuple[float, ...]:
+    return tuple(float(v) for v in reversed(tuple(bgr)))
+
+
+def _group_norm(config: Config) -> NormFactory:
+    sizes = config.GROUP_NORM
+    return group_norm(sizes.NUM_GROUPS, sizes.DIM_PER_GP, sizes.EPSILON)
+
+
+def _body_norm(config: Config) -> tuple[str, NormFactory]:
+    resnet = config.RESNETS
+    kind = resnet.NORM
+    if kind == "auto":
+        functions = (resnet.STEM_FUNC, resnet.TRANS_FUNC, resnet.SHORTCUT_FUNC)
+        kind = "group" if any("_gn" in function for function in functions) else "frozen"
+    return kind, {"frozen": frozen_affine, "batch": batch_norm, "group": _group_norm(config)}[kind]
+
+
+def _backbone(config: Config) -> ResNet:
+    match = _CONV_BODY.match(config.MODEL.CONV_BODY)
+    assert match is not None  # checked by _refuse_unsupported
+    depth = int(match[1])
+    resnet, pyramid = config.RESNETS, config.FPN
+    kind, norm = _body_norm(config)
+    widths = Widths(
+        groups=resnet.NUM_GROUPS, width_per_group=resnet.WIDTH_PER_GROUP, multiplier=resnet.WIDTH_MULTIPLIER
+    )
+    fpn = Fpn(
+        body_channels(depth, widths),
+        dim=pyramid.DIM,
+        min_level=min(pyramid.RPN_MIN_LEVEL, pyramid.ROI_MIN_LEVEL),
+        max_level=max(pyramid.RPN_MAX_LEVEL, pyramid.ROI_MAX_LEVEL),
+        norm=_group_norm(config) if pyramid.USE_GN else None,
+        zero_init_lateral=pyramid.ZERO_INIT_LATERAL,
+        extra="convs" if pyramid.EXTRA_CONV_LEVELS else "subsample",
+    )
+    return ResNet(
+        depth,
+        norm=norm,
+        widths=widths,
+        stride_1x1=resnet.STRIDE_1X1,
+        res5_dilation=resnet.RES5_DILATION,
+        freeze_at=config.TRAIN.FREEZE_AT,
+        freeze_all=config.TRAIN.FREEZE_CONV_BODY,
+        init=xavier if kind == "frozen" else msra,
+        fpn=fpn,
+    )
+
+
+def _rpn(config: Config, geometry: Geometry, backbone: ResNet) -> Rpn:
+    pyramid, train, test = config.FPN, config.TRAIN, config.TEST
+    cells = {
+        level: cell_anchors(
+            stride=2**level,
+            sizes=(pyramid.RPN_ANCHOR_START_SIZE * 2 ** (level - pyramid.RPN_MIN_LEVEL),),
+            aspect_ratios=pyramid.RPN_ASPECT_RATIOS,
+            rounding=geometry.anchor_rounding,
+        )
+        for level in range(pyramid.RPN_MIN_LEVEL, pyramid.RPN_MAX_LEVEL + 1)
+    }
+
+    def rule(section) -> ProposalRule:
+        return ProposalRule(
+            pre_nms_top_n=section.RPN_PRE_NMS_TOP_N,
+            post_nms_top_n=section.RPN_POST_NMS_TOP_N,
+            nms_thresh=section.RPN_NMS_THRESH,
+            min_size=max(float(section.RPN_MIN_SIZE), geometry.proposal_min_size),
+            min_size_original=geometry.proposal_min_size_original,
+            strict_min_size=geometry.proposal_strict,
+            centre_inside=geometry.proposal_centre_inside,
+        )
+
+    sampling = RpnSampling(
+        batch_size=train.RPN_BATCH_SIZE_PER_IM,
+        fg_fraction=train.RPN_FG_FRACTION,
+        high=train.RPN_POSITIVE_OVERLAP,
+        low=train.RPN_NEGATIVE_OVERLAP,
+        straddle=float(train.RPN_STRADDLE_THRESH),
+        crowd_overlap=train.CROWD_FILTER_THRESH if geometry.crowd_anchors_ignored else 1.0,
+        promoted_as_background=geometry.promoted_as_background,
+        cls_normalizer=geometry.rpn_cls_normalizer,
+        box_normalizer=geometry.rpn_box_normalizer,
+        beta=geometry.rpn_beta,
+    )
+    return Rpn(
+        backbone.fpn.dim,
+        dim=backbone.fpn.dim,
+        cells=cells,
+        strides=backbone.fpn.strides,
+        train_rule=rule(train),
+        test_rule=rule(test),
+        sampling=sampling,
+        offset=geometry.offset,
+        grid_stride=geometry.anchor_stride,
+    )
+
+
+def _pooler(section, config: Config, geometry: Geometry, backbone: ResNet) -> RoiPooler:
+    """`section` is FAST_RCNN or MRCNN."""
+    rule = LevelRule(
+        min_level=config.FPN.ROI_MIN_LEVEL,
+        max_level=config.FPN.ROI_MAX_LEVEL,
+        canonical_scale=config.FPN.ROI_CANONICAL_SCALE,
+        canonical_level=config.FPN.ROI_CANONICAL_LEVEL,
+        offset=geometry.offset,
+        eps_inside_log=geometry.level_eps_inside_log,
+        eps_outside_log=geometry.level_eps_outside_log,
+    )
+    return RoiPooler(
+        backbone.fpn.strides,
+        rule,
+        resolution=section.ROI_XFORM_RESOLUTION,
+        sampling_ratio=section.ROI_XFORM_SAMPLING_RATIO,
+        aligned=geometry.roi_aligned,
+    )
+
+
+def _box_head(config: Config, geometry: Geometry, backbone: ResNet, num_classes: int) -> BoxHead:
+    head = config.FAST_RCNN
+    has_convs, num_fcs, with_group_norm = _BOX_HEADS[head.ROI_BOX_HEAD]
+    return BoxHead(
+        backbone.fpn.dim,
+        head.ROI_XFORM_RESOLUTION,
+        num_classes=num_classes,
+        num_convs=head.NUM_STACKED_CONVS if has_convs else 0,
+        conv_dim=head.CONV_HEAD_DIM,
+        norm=_group_norm(config) if with_group_norm else None,
+        num_fcs=num_fcs,
+        fc_dim=head.MLP_HEAD_DIM,
+        agnostic=config.MODEL.CLS_AGNOSTIC_BBOX_REG,
+        box_weights=tuple(config.MODEL.BBOX_REG_WEIGHTS),
+        beta=geometry.box_beta,
+        offset=geometry.offset,
+    )
+
+
+def _mask_head(config: Config, geometry: Geometry, backbone: ResNet, num_classes: int) -> MaskHead:
+    head = config.MRCNN
+    num_convs, with_group_norm = _MASK_HEADS[head.ROI_MASK_HEAD]
+    init = {"MSRAFill": msra, "XavierFill": xavier, "GaussianFill": gaussian(0.001)}.get(head.CONV_INIT)
+    if init is None:
+        raise _unsupported("MRCNN.CONV_INIT", head.CONV_INIT, ["MSRAFill", "XavierFill", "GaussianFill"])
+    return MaskHead(
+        backbone.fpn.dim,
+        num_classes=num_classes,
+        num_convs=num_convs,
+        dim=head.DIM_REDUCED,
+        dilation=head.DILATION,
+        norm=_group_norm(config) if with_group_norm else None,
+        init=init,
+        predictor_init=init if head.CLS_SPECIFIC_MASK else gaussian(0.001),
+        class_specific=head.CLS_SPECIFIC_MASK,
+        upsample_ratio=head.UPSAMPLE_RATIO,
+        loss_weight=head.WEIGHT_LOSS_MASK,
+        raster=geometry.mask_raster,
+        match_outlines=geometry.mask_match_outlines,
+        offset=geometry.offset,
+    )
+
+
+def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
+    train = config.TRAIN
+    return RegionSampling(
+        batch_size=train.BATCH_SIZE_PER_IM,
+        fg_fraction=train.FG_FRACTION,
+        fg_thresh=train.FG_THRESH,
+        bg_thresh_hi=train.BG_THRESH_HI,
+        bg_thresh_lo=train.BG_THRESH_LO,
+        crowd_overlap=train.CROWD_FILTER_THRESH,
+        offset=geometry.offset,
+    )
+
+
+def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
+    test = config.TEST
+    return DetectionRule(
+        score_thresh=test.SCORE_THRESH,
+        nms_thresh=test.NMS,
+        max_detections=test.DETECTIONS_PER_IM,
+        keep_ties=geometry.keep_score_ties,
+        min_size=geometry.detection_min_size,
+        original_frame=geometry.detect_in_original_frame,
+        refine=test.BBOX_REG,
+        offset=geometry.offset,
+    )

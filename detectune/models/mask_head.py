@@ -1,0 +1,157 @@
+"""The head that draws a mask in every box (Mask R-CNN, He 2017; the fully convolutional heads of Detectron).
+
+Shape legend
+    R  regions    C  channels    K  channels of the predictor: classes with background, or 1    M  side of the mask
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detectune.models.layers import Conv, Initializer, NormFactory, gaussian
+from detectune.models.targets import Regions
+from detectune.ops.losses import mask_bce, select_channel
+from detectune.ops.masks import RasterStyle, rasterize_edges
+from detectune.structures import Targets
+
+
+class MaskHead(nn.Module):
+    """`num_convs` 3x3 convolutions, a transposed convolution that doubles the side, a 1x1 predictor, and optionally a
+    fixed bilinear enlargement.
+
+    Args:
+        num_classes: classes, background included.
+        class_specific: a mask per class, else one for all.
+        dilation: of the 3x3 convolutions.
+        upsample_ratio: bilinear enlargement behind the predictor; 1 for none.
+        loss_weight: factor of loss_mask.
+        raster: how polygons become targets; see `ops.masks.rasterize_edges`.
+        match_outlines: a region learns the object whose outline's bounding box overlaps it most (Detectron), which may
+            differ from the object it was labelled by.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int,
+        num_convs: int = 4,
+        dim: int = 256,
+        dilation: int = 1,
+        norm: NormFactory | None = None,
+        init: Initializer,
+        predictor_init: Initializer | None = None,
+        class_specific: bool = True,
+        upsample_ratio: int = 1,
+        loss_weight: float = 1.0,
+        raster: RasterStyle = "detectron2",
+        match_outlines: bool = False,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_convs, self.class_specific, self.upsample_ratio = num_convs, class_specific, upsample_ratio
+        self.loss_weight, self.raster = loss_weight, raster
+        self.match_outlines, self.offset = match_outlines, offset
+        channels = in_channels
+        for i in range(num_convs):
+            conv = Conv(channels, dim, 3, dilation=dilation, norm=norm, relu=True, init=init)
+            self.add_module(f"conv{i + 1}", conv)
+            channels = dim
+        self.upsample = nn.ConvTranspose2d(channels, dim, 2, stride=2)
+        init(self.upsample.weight)
+        nn.init.zeros_(self.upsample.bias)  # type: ignore[arg-type]  # it has a bias
+        out_channels = num_classes if class_specific else 1
+        self.predictor = Conv(dim, out_channels, 1, init=predictor_init or gaussian(0.001))
+        if upsample_ratio > 1:
+            self.register_buffer("enlarge", bilinear_kernel(upsample_ratio), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Region features [R, C, M / 2, M / 2] to logits [R, K, M, M]."""
+        return self._enlarged(self.predictor(self._trunk(x)))
+
+    def predict(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities float32 [R, M, M] of one label (int64 [R]) per region; other classes are not computed."""
+        x = self._trunk(x)
+        if self.class_specific:
+            weight = self.predictor.weight[labels].flatten(1).to(x.dtype)  # [R, C]
+            bias = self.predictor.bias[labels].to(x.dtype)  # type: ignore[index]  # it has a bias
+            logits = torch.einsum("rc,rchw->rhw", weight, x) + bias[:, None, None]
+            logits = self._enlarged(logits[:, None])[:, 0]
+        else:
+            logits = self._enlarged(self.predictor(x))[:, 0]
+        return logits.float().sigmoid()
+
+    def losses(
+        self, logits: Tensor, regions: Regions, targets: Targets, *, static: bool
+    ) -> dict[str, Tensor]:
+        """loss_mask of foreground regions (is_fg tells padding), averaged over their pixels, and an accuracy."""
+        size = logits.shape[-1]
+        channel = regions.labels if self.class_specific else torch.zeros_like(regions.labels)
+        wanted = self.targets_of(regions, targets, size, static=static)
+        count = regions.is_fg.sum().clamp(min=1)
+        loss = mask_bce(logits, channel, wanted, regions.is_fg, normalizer=count)
+        with torch.no_grad():
+            right = ((select_channel(logits, channel) > 0) == wanted).float().mean((1, 2))
+        return {
+            "loss_mask": self.loss_weight * loss,
+            "stat_mask_accuracy": right.where(regions.is_fg, 0.0).sum() / count,
+        }
+
+    @torch.no_grad()
+    def targets_of(self, regions: Regions, targets: Targets, size: int, *, static: bool) -> Tensor:
+        """Bool [R, size, size]: each region's object inside its box."""
+        if targets.edges is None or targets.edge_polygon is None:
+            raise ValueError("mask targets need the objects' outlines, and the batch has none")
+        image, row = regions.image_index, regions.gt_index
+        if self.match_outlines:
+            row = best_outlines(regions, targets, offset=self.offset)
+        return rasterize_edges(
+            targets.edges[image, row], targets.edge_polygon[image, row], regions.boxes,
+            num_polygons=targets.num_polygons, size=size, method=self.raster, static=static,
+        )  # fmt: skip
+
+    def _trunk(self, x: Tensor) -> Tensor:
+        for i in range(self.num_convs):
+            x = self.get_submodule(f"conv{i + 1}")(x)
+        return F.relu_(self.upsample(x))
+
+    def _enlarged(self, logits: Tensor) -> Tensor:
+        """Logits [R, K, m, m] enlarged bilinearly; beyond the border they fade to zero, as in Detectron."""
+        ratio = self.upsample_ratio
+        if ratio == 1:
+            return logits
+        channels = logits.shape[1]
+        kernel = self.enlarge.to(logits.dtype).expand(channels, 1, -1, -1)
+        return F.conv_transpose2d(logits, kernel, stride=ratio, padding=ratio // 2, groups=channels)
+
+
+def bilinear_kernel(ratio: int) -> Tensor:
+    """The [2 * ratio, 2 * ratio] kernel of a transposed convolution that enlarges `ratio` times (ratio even)."""
+    side = 2 * ratio
+    centre = ratio - 0.5
+    tent = 1 - (torch.arange(side) - centre).abs() / ratio
+    return tent[:, None] * tent[None, :]
+
+
+def best_outlines(regions: Regions, targets: Targets, *, offset: float) -> Tensor:
+    """int64 [R]: for each region the object of its image whose outline's bounding box it overlaps most."""
+    assert targets.edges is not None
+    edges = targets.edges  # [B, G, E, 4]
+    real = ((edges[..., :2] != edges[..., 2:]).any(-1) & targets.valid[..., None])[..., None]  # [B, G, E, 1]
+    ends = edges.unflatten(-1, (2, 2))  # [B, G, E, end, axis]
+    low = ends.amin(3).where(real, torch.inf).amin(2)  # [B, G, 2]
+    high = ends.amax(3).where(real, -torch.inf).amax(2)
+    outlines = torch.cat((low, high), -1).float()
+    usable = targets.valid & ~targets.is_crowd & real.any(2)[..., 0]
+    outlines = outlines.where(usable[..., None], outlines.new_tensor((-1e6, -1e6, -1e6, -1e6)))
+    image = regions.image_index
+    candidates = outlines[image]  # [R, G, 4]
+    top = torch.maximum(regions.boxes[:, None, :2], candidates[..., :2])
+    bottom = torch.minimum(regions.boxes[:, None, 2:], candidates[..., 2:])
+    inter = (bottom - top + offset).clamp(min=0).prod(-1)
+    area = (regions.boxes[:, 2:] - regions.boxes[:, :2] + offset).prod(-1)[:, None]
+    union = area + (candidates[..., 2:] - candidates[..., :2] + offset).prod(-1) - inter
+    best, index = (inter / union).max(1)
+    return torch.where(best > 0, index, regions.gt_index)

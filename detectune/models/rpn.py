@@ -1,0 +1,264 @@
+"""Region proposal network (Faster R-CNN, Ren 2015): head, anchors, proposals, losses.
+
+Shape legend
+    B  images    L  levels    A  anchors of all levels of one image    k  candidates per level    P  proposals per image
+
+Everything is batched over images and levels, and every shape is fixed by the sizes of the feature maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detectune.models.layers import Conv, gaussian
+from detectune.models.targets import covered_by_crowd, rows_of
+from detectune.ops.anchors import grid_anchors
+from detectune.ops.boxes import centre_inside, clip_boxes, decode_boxes, encode_boxes
+from detectune.ops.losses import smooth_l1
+from detectune.ops.matching import BACKGROUND, FOREGROUND, match_anchors, sample_rows
+from detectune.ops.nms import nms_batched
+from detectune.structures import Targets
+
+Normalizer = Literal["fixed", "sampled", "sampled_per_image"]
+_UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ProposalRule:
+    """From scored anchors to proposals, once for training and once for testing."""
+
+    pre_nms_top_n: int  # per level; 0: all
+    post_nms_top_n: int  # per image
+    nms_thresh: float
+    min_size: float = (
+        0.0  # smallest side, in pixels of the network frame, or of the original if below says so
+    )
+    min_size_original: bool = False
+    strict_min_size: bool = False  # a side equal to min_size is too small
+    centre_inside: bool = False  # the centre must lie in the image
+
+
+@dataclass(frozen=True)
+class RpnSampling:
+    """Which anchors count in the loss."""
+
+    batch_size: int = 256
+    fg_fraction: float = 0.5
+    high: float = 0.7
+    low: float = 0.3
+    straddle: float = -1.0  # anchors may leave the image by this many pixels, below 0: as far as they like
+    crowd_overlap: float = 1.0  # anchors covered by a crowd beyond this are no background; 1: all may be
+    promoted_as_background: bool = (
+        False  # background is everything below `low`, objects' best anchors included
+    )
+    cls_normalizer: Normalizer = "fixed"
+    box_normalizer: Normalizer = "fixed"
+    beta: float = 0.0  # of the smooth L1 loss
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The regions an image may have objects in, best first."""
+
+    boxes: Tensor  # float32 [B, P, 4], network frame
+    scores: Tensor  # float32 [B, P], logits; -inf where padded
+    valid: Tensor  # bool [B, P]
+
+
+@dataclass(frozen=True)
+class ScoredAnchors:
+    """What the head says about every anchor; levels from fine to coarse, then row, column, anchor of the cell."""
+
+    anchors: Tensor  # float32 [A, 4]
+    logits: Tensor  # [B, A]
+    deltas: Tensor  # [B, A, 4]
+    per_level: tuple[int, ...]  # anchors of each level, sum A
+
+
+class Rpn(nn.Module):
+    """A 3x3 convolution and two 1x1 predictors shared by all levels, and what follows from them.
+
+    Args:
+        in_channels: channels of every feature level.
+        dim: channels of the 3x3 convolution.
+        cells: anchors of one cell per level, float32 [A_l, 4], the same number everywhere.
+        strides: level -> pixels per cell.
+        offset: 1 if boxes are inclusive.
+        grid_stride: `nominal` uses `strides`, `measured` divides the padded size by the size of the map, rounding down.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        dim: int,
+        cells: Mapping[int, Tensor],
+        strides: Mapping[int, int],
+        train_rule: ProposalRule,
+        test_rule: ProposalRule,
+        sampling: RpnSampling,
+        offset: float = 0.0,
+        grid_stride: Literal["nominal", "measured"] = "nominal",
+    ) -> None:
+        super().__init__()
+        self.levels = tuple(sorted(cells))
+        self.strides = {level: strides[level] for level in self.levels}
+        self.train_rule, self.test_rule, self.sampling = train_rule, test_rule, sampling
+        self.offset, self.grid_stride = offset, grid_stride
+        per_cell = len(cells[self.levels[0]])
+        self.conv = Conv(in_channels, dim, 3, relu=True, init=gaussian(0.01))
+        self.objectness = Conv(dim, per_cell, 1, init=gaussian(0.01))
+        self.deltas = Conv(dim, 4 * per_cell, 1, init=gaussian(0.01))
+        for level in self.levels:
+            self.register_buffer(f"cell{level}", cells[level].float(), persistent=False)
+
+    def forward(self, features: Mapping[int, Tensor], padded_size: tuple[int, int]) -> ScoredAnchors:
+        """Features {level: [B, C, H, W]} of images padded to `padded_size` (height, width)."""
+        anchors, logits, deltas = [], [], []
+        for level in self.levels:
+            hidden = self.conv(features[level])
+            score, delta = self.objectness(hidden), self.deltas(hidden)
+            logits.append(score.permute(0, 2, 3, 1).flatten(1))
+            deltas.append(delta.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+            anchors.append(self._anchors(level, score.shape[-2:], padded_size))
+        per_level = tuple(len(a) for a in anchors)
+        return ScoredAnchors(torch.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), per_level)
+
+    @torch.no_grad()
+    def propose(
+        self, scored: ScoredAnchors, sizes: Tensor, rule: ProposalRule, scales: Tensor | None = None
+    ) -> Proposals:
+        """Best anchors per level, moved, clipped to `sizes` [B, 2], thinned by NMS per level; the best of all levels.
+
+        Cutting each level to post_nms_top_n as well, as some systems do, would change nothing: the best N of all levels
+        hold at most N of one. `scales` [B] (network = original * scale) is needed for min_size_original.
+        """
+        boxes, scores = self._candidates(scored, rule)  # [B, L, k, 4], [B, L, k]
+        valid = scores > -torch.inf
+        boxes = clip_boxes(boxes, sizes[:, None, None], offset=self.offset)
+        valid = valid & self._acceptable(boxes, sizes, rule, scales)
+        batch, num_levels, k = scores.shape
+        keep = nms_batched(
+            boxes.flatten(0, 1), scores.flatten(0, 1), valid.flatten(0, 1), rule.nms_thresh,
+            offset=self.offset, inclusive=self.offset > 0,
+        ).view(batch, num_levels * k)  # fmt: skip
+        scores = scores.flatten(1).masked_fill(~keep, -torch.inf)
+        limit = rule.post_nms_top_n if rule.post_nms_top_n > 0 else scores.shape[1]
+        top, index = scores.topk(min(limit, scores.shape[1]), dim=1)
+        return Proposals(rows_of(boxes.flatten(1, 2), index), top, top > -torch.inf)
+
+    def losses(
+        self, scored: ScoredAnchors, targets: Targets, sizes: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """loss_rpn_cls, loss_rpn_bbox and counters."""
+        rule = self.sampling
+        with torch.no_grad():
+            fg, bg, gt_index = self._label_anchors(scored.anchors, targets, sizes)
+            picked = sample_rows(
+                fg, bg, num=rule.batch_size, fg_fraction=rule.fg_fraction, generator=generator
+            )
+            objects = rows_of(targets.boxes, gt_index.gather(1, picked.index))
+            wanted = encode_boxes(
+                scored.anchors[picked.index], objects, weights=_UNIT_WEIGHTS, offset=self.offset
+            )
+        logits = scored.logits.gather(1, picked.index).float()
+        deltas = rows_of(scored.deltas, picked.index).float()
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, picked.is_fg.float(), reduction="none")
+        distance = smooth_l1(deltas, wanted, rule.beta).sum(-1)
+        count = picked.valid.sum(1).clamp(min=1)
+        loss_cls = cross_entropy.where(picked.valid, 0.0).sum(1)
+        loss_box = distance.where(picked.is_fg, 0.0).sum(1)
+        return {
+            "loss_rpn_cls": _normalized(loss_cls, count, rule.cls_normalizer, rule.batch_size),
+            "loss_rpn_bbox": _normalized(loss_box, count, rule.box_normalizer, rule.batch_size),
+            "stat_rpn_num_fg": picked.is_fg.sum(1).float().mean(),
+            "stat_rpn_num_bg": (picked.valid & ~picked.is_fg).sum(1).float().mean(),
+        }
+
+    def _anchors(self, level: int, cells: tuple[int, int], padded_size: tuple[int, int]) -> Tensor:
+        height, width = cells
+        stride: float | tuple[float, float] = self.strides[level]
+        if self.grid_stride == "measured":
+            stride = (padded_size[0] // height, padded_size[1] // width)
+        return grid_anchors(self.get_buffer(f"cell{level}"), height, width, stride)
+
+    def _candidates(self, scored: ScoredAnchors, rule: ProposalRule) -> tuple[Tensor, Tensor]:
+        """The best anchors of each level by falling score, moved: boxes [B, L, k, 4] and logits [B, L, k].
+
+        Only these are decoded. Levels with fewer than k anchors are filled up with scores of -inf.
+        """
+        limit = rule.pre_nms_top_n if rule.pre_nms_top_n > 0 else max(scored.per_level)
+        k = min(limit, max(scored.per_level))
+        rows, scores = [], []
+        first = 0
+        for count in scored.per_level:
+            here = scored.logits[:, first : first + count].float()
+            top, index = here.topk(min(k, count), dim=1)
+            scores.append(F.pad(top, (0, k - top.shape[1]), value=-torch.inf))
+            rows.append(F.pad(index + first, (0, k - top.shape[1])))
+            first += count
+        index = torch.cat(rows, 1)  # [B, L * k]
+        boxes = decode_boxes(
+            rows_of(scored.deltas, index).float(),
+            scored.anchors[index],
+            weights=_UNIT_WEIGHTS,
+            offset=self.offset,
+        )
+        num_levels = len(scored.per_level)
+        return boxes.unflatten(1, (num_levels, k)), torch.stack(scores, 1)
+
+    def _acceptable(self, boxes: Tensor, sizes: Tensor, rule: ProposalRule, scales: Tensor | None) -> Tensor:
+        """Bool [B, L, k] of clipped boxes [B, L, k, 4]: not too small, not centred outside."""
+        sides = boxes[..., 2:] - boxes[..., :2]
+        if rule.min_size_original and scales is not None:
+            sides = sides / scales[:, None, None, None]
+        sides = sides + self.offset
+        fits = sides > rule.min_size if rule.strict_min_size else sides >= rule.min_size
+        acceptable = fits.all(-1)
+        if rule.centre_inside:
+            acceptable = acceptable & centre_inside(boxes, sizes[:, None, None], offset=self.offset)
+        return acceptable
+
+    def _label_anchors(
+        self, anchors: Tensor, targets: Targets, sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Foreground and background candidates, bool [B, A], and the object each anchor overlaps most, int64 [B, A]."""
+        rule = self.sampling
+        inside = None
+        candidates = anchors
+        if rule.straddle >= 0:
+            x1, y1, x2, y2 = anchors.unbind(-1)
+            height, width = sizes[:, :1], sizes[:, 1:]
+            inside = (x1 >= -rule.straddle) & (y1 >= -rule.straddle)
+            inside = inside & (x2 < width + rule.straddle) & (y2 < height + rule.straddle)
+            candidates = torch.where(inside[..., None], anchors, anchors.new_tensor(_NOWHERE))
+        matches = match_anchors(
+            targets.boxes, targets.valid & ~targets.is_crowd, candidates,
+            high=rule.high, low=rule.low, allow_low_quality=True, offset=self.offset,
+        )  # fmt: skip
+        fg = matches.label == FOREGROUND
+        bg = matches.iou < rule.low if rule.promoted_as_background else matches.label == BACKGROUND
+        if inside is not None:
+            fg, bg = fg & inside, bg & inside
+        if rule.crowd_overlap < 1.0:
+            bg = bg & ~covered_by_crowd(anchors, targets, rule.crowd_overlap, offset=self.offset)
+        return fg, bg, matches.index
+
+
+_NOWHERE = (-1e6, -1e6, -1e6 + 1, -1e6 + 1)
+"""A box that no object overlaps."""
+
+
+def _normalized(per_image: Tensor, count: Tensor, how: Normalizer, batch_size: int) -> Tensor:
+    """Sums per image [B] to one loss, given how many anchors were sampled in each image (int64 [B])."""
+    if how == "fixed":
+        return per_image.sum() / (batch_size * len(per_image))
+    if how == "sampled":
+        return per_image.sum() / count.sum()
+    return (per_image / count).mean()

@@ -1,0 +1,155 @@
+"""Which regions the heads learn from, and what each is to become.
+
+Shape legend
+    B  images    G  objects per image, padded    P  proposals per image    S  sampled regions per image
+    R  regions of all images, flattened          N  boxes
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from detectune.ops.matching import match_anchors, sample_rows
+from detectune.structures import Targets
+
+_SCRATCH_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class RegionSampling:
+    """Which regions count in the losses of the heads (Fast R-CNN, Girshick 2015, 2.3)."""
+
+    batch_size: int = 512
+    fg_fraction: float = 0.25
+    fg_thresh: float = 0.5
+    bg_thresh_hi: float = 0.5
+    bg_thresh_lo: float = 0.0
+    crowd_overlap: float = 1.0  # proposals covered by a crowd beyond this are not used; 1: all may be
+    offset: float = 0.0
+
+    @property
+    def max_fg(self) -> int:
+        """Foreground regions per image, at most."""
+        return int(self.batch_size * self.fg_fraction)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Sampled regions of all images; image by image, foreground first."""
+
+    boxes: Tensor  # float32 [R, 4]
+    image_index: Tensor  # int64 [R]
+    labels: Tensor  # int64 [R], 0 background
+    gt_index: Tensor  # int64 [R]: row of the image's targets; meaningless for background
+    is_fg: Tensor  # bool [R]
+    valid: Tensor  # bool [R]
+
+    def __getitem__(self, rows: Tensor) -> Regions:
+        """The regions that an index or a mask selects."""
+        return Regions(
+            self.boxes[rows], self.image_index[rows], self.labels[rows],
+            self.gt_index[rows], self.is_fg[rows], self.valid[rows],
+        )  # fmt: skip
+
+    def foreground(self, sampling: RegionSampling, *, drop_padding: bool) -> Regions:
+        """Only the foreground; with padding a fixed number of rows per image, whose is_fg tells which are real."""
+        if drop_padding:
+            return self[self.is_fg]
+        slot = torch.arange(len(self.labels), device=self.labels.device)
+        return self[slot.view(-1, sampling.batch_size)[:, : sampling.max_fg].flatten()]
+
+
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
+    """values [B, N, C] at rows index [B, S] of each image: [B, S, C]."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def at_least_one_row(targets: Targets) -> Targets:
+    """The same targets with one padding object where no image has any, so that gathering is always possible."""
+    if targets.labels.shape[1] > 0:
+        return targets
+    batch = targets.labels.shape[0]
+
+    def padded(value: Tensor | None, fill_dims: tuple[int, ...]) -> Tensor | None:
+        return None if value is None else value.new_zeros((batch, 1, *fill_dims))
+
+    edges = targets.edges
+    num_edges = 1 if edges is None else max(1, edges.shape[2])
+    keypoints = targets.keypoints
+    changes = {
+        "boxes": padded(targets.boxes, (4,)),
+        "labels": padded(targets.labels, ()),
+        "is_crowd": padded(targets.is_crowd, ()),
+        "valid": padded(targets.valid, ()),
+        "edges": padded(edges, (num_edges, 4)),
+        "edge_polygon": padded(targets.edge_polygon, (num_edges,)),
+        "keypoints": None if keypoints is None else padded(keypoints, tuple(keypoints.shape[2:])),
+    }
+    return replace(targets, **changes)  # type: ignore[arg-type]  # each value has its field's type
+
+
+@torch.no_grad()
+def covered_by_crowd(boxes: Tensor, targets: Targets, thresh: float, *, offset: float) -> Tensor:
+    """Bool [B, N]: more than `thresh` of a box's own area (boxes [N, 4] or [B, N, 4]) lies in one crowd."""
+    batch, num_gt = targets.labels.shape
+    num_boxes = boxes.shape[-2]
+    crowd = targets.is_crowd & targets.valid
+    covered = torch.zeros((batch, num_boxes), dtype=torch.bool, device=boxes.device)
+    if boxes.device.type == "cpu" and not bool(crowd.any()):
+        return covered  # rare; only where asking is free
+    x1, y1, x2, y2 = (v[..., None, :] for v in boxes.unbind(-1))  # [1, N] or [B, 1, N]
+    area = (x2 - x1 + offset) * (y2 - y1 + offset)
+    group = max(1, _SCRATCH_ELEMENTS // max(1, batch * num_boxes))
+    for start in range(0, num_gt, group):
+        rows = slice(start, start + group)
+        cx1, cy1, cx2, cy2 = targets.boxes[:, rows, :, None].unbind(2)  # [B, g, 1]
+        width = (torch.minimum(x2, cx2) - torch.maximum(x1, cx1) + offset).clamp(min=0)
+        height = (torch.minimum(y2, cy2) - torch.maximum(y1, cy1) + offset).clamp(min=0)
+        hit = (width * height > thresh * area) & crowd[:, rows, None]
+        covered = covered | hit.any(1)
+    return covered
+
+
+@torch.no_grad()
+def sample_regions(
+    proposals: Tensor,
+    proposals_valid: Tensor,
+    targets: Targets,
+    sampling: RegionSampling,
+    generator: torch.Generator | None,
+    *,
+    drop_padding: bool,
+) -> Regions:
+    """Regions to learn from, out of proposals [B, P, 4] (bool [B, P]) and the objects themselves, which join them last.
+
+    R is B * batch_size, unless padding is dropped, which makes it depend on the values (and a GPU wait).
+    """
+    gt_valid = targets.valid & ~targets.is_crowd
+    boxes = torch.cat((proposals, targets.boxes.to(proposals.dtype)), dim=1)  # [B, P + G, 4]
+    valid = torch.cat((proposals_valid, gt_valid), dim=1)
+    matches = match_anchors(
+        targets.boxes, gt_valid, boxes,
+        high=sampling.fg_thresh, low=sampling.fg_thresh, allow_low_quality=False, offset=sampling.offset,
+    )  # fmt: skip
+    has_object = gt_valid.any(1, keepdim=True)
+    fg = valid & (matches.iou >= sampling.fg_thresh) & has_object
+    bg = valid & (matches.iou < sampling.bg_thresh_hi) & (matches.iou >= sampling.bg_thresh_lo) & ~fg
+    if sampling.crowd_overlap < 1.0:
+        covered = covered_by_crowd(proposals, targets, sampling.crowd_overlap, offset=sampling.offset)
+        free = ~torch.cat((covered, torch.zeros_like(gt_valid)), dim=1)
+        fg, bg = fg & free, bg & free
+    picked = sample_rows(
+        fg, bg, num=sampling.batch_size, fg_fraction=sampling.fg_fraction, generator=generator
+    )
+    gt_index = matches.index.gather(1, picked.index)
+    labels = targets.labels.gather(1, gt_index).where(picked.is_fg, 0)
+    batch, num = picked.index.shape
+    image_index = torch.arange(batch, device=boxes.device)[:, None].expand(batch, num)
+    regions = Regions(
+        rows_of(boxes, picked.index).flatten(0, 1), image_index.flatten(), labels.flatten(),
+        gt_index.flatten(), picked.is_fg.flatten(), picked.valid.flatten(),
+    )  # fmt: skip
+    return regions[regions.valid] if drop_padding else regions

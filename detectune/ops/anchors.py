@@ -80,7 +80,9 @@ def _side_rounded_anchors(stride: float, sizes: Sequence[float], aspect_ratios: 
     """Round the sides of a stride x stride window at each ratio, then scale the window to each size."""
     scale = torch.tensor(list(sizes), dtype=torch.float64)[None, :] / stride
     ratio = torch.tensor(list(aspect_ratios), dtype=torch.float64)[:, None]
-    window_width = torch.round(torch.sqrt(stride * stride / ratio))  # half to even, as numpy
+    window_width = torch.round(
+        torch.sqrt(torch.full_like(ratio, stride * stride) / ratio)
+    )  # half to even, as numpy
     window_height = torch.round(window_width * ratio)
     width, height = window_width * scale, window_height * scale  # [ratios, sizes]
     centre = 0.5 * (stride - 1)

@@ -128,7 +128,8 @@ def _fine_endpoints(edges: Tensor, boxes: Tensor, size: int, method: RasterStyle
     if method == "detectron":
         scaled = ((points.float() - low) * size / side.clamp(min=1.0)).double()
     else:
-        scaled = (points.double() - low) * (size / side.clamp(min=0.1))
+        # not size / side, which torch turns into size * (1 / side), rounding twice
+        scaled = (points.double() - low) * (torch.full_like(side, size) / side.clamp(min=0.1))
     return torch.trunc(_FINE * scaled + 0.5).flatten(-2)  # a C cast truncates toward zero
 
 

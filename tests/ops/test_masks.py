@@ -17,6 +17,8 @@ from torch import Tensor
 from detectune.ops import masks as ops
 from detectune.ops.boxes import clip_boxes
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+
 
 def coco_fill(polygons: list[np.ndarray], size: int, tools: Any = pycocotools_mask) -> np.ndarray:
     """Polygons in pixels of a size x size image, each filled by COCO's tools, then joined."""

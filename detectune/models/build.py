@@ -170,16 +170,15 @@ def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN:
     _refuse_unsupported(config)
     geometry = GEOMETRIES[config.MODEL.GEOMETRY]
     classes = _num_classes(config, num_classes)
-    backbone = _backbone(config)
-    assert backbone.fpn is not None
+    backbone, fpn = _backbone(config)
     has_masks = config.MODEL.MASK_ON
     return RCNN(
         backbone,
-        _rpn(config, geometry, backbone),
-        _pooler(config.FAST_RCNN, config, geometry, backbone),
-        _box_head(config, geometry, backbone, classes),
-        _pooler(config.MRCNN, config, geometry, backbone) if has_masks else None,
-        _mask_head(config, geometry, backbone, classes) if has_masks else None,
+        _rpn(config, geometry, fpn),
+        _pooler(config.FAST_RCNN, config, geometry, fpn),
+        _box_head(config, geometry, fpn, classes),
+        _pooler(config.MRCNN, config, geometry, fpn) if has_masks else None,
+        _mask_head(config, geometry, fpn, classes) if has_masks else None,
         region_sampling=_region_sampling(config, geometry),
         detection_rule=_detection_rule(config, geometry),
         pixel_mean=_rgb(config.PIXEL_MEANS[0][0]),
@@ -270,7 +269,7 @@ def _body_norm(config: Config) -> tuple[str, NormFactory]:
     return kind, {"frozen": frozen_affine, "batch": batch_norm, "group": _group_norm(config)}[kind]
 
 
-def _backbone(config: Config) -> ResNet:
+def _backbone(config: Config) -> tuple[ResNet, Fpn]:
     match = _CONV_BODY.match(config.MODEL.CONV_BODY)
     assert match is not None  # checked by _refuse_unsupported
     depth = int(match[1])
@@ -288,7 +287,7 @@ def _backbone(config: Config) -> ResNet:
         zero_init_lateral=pyramid.ZERO_INIT_LATERAL,
         extra="convs" if pyramid.EXTRA_CONV_LEVELS else "subsample",
     )
-    return ResNet(
+    body = ResNet(
         depth,
         norm=norm,
         widths=widths,
@@ -299,9 +298,10 @@ def _backbone(config: Config) -> ResNet:
         init=xavier if kind == "frozen" else msra,
         fpn=fpn,
     )
+    return body, fpn
 
 
-def _rpn(config: Config, geometry: Geometry, backbone: ResNet) -> Rpn:
+def _rpn(config: Config, geometry: Geometry, fpn: Fpn) -> Rpn:
     pyramid, train, test = config.FPN, config.TRAIN, config.TEST
     cells = {
         level: cell_anchors(
@@ -337,10 +337,10 @@ def _rpn(config: Config, geometry: Geometry, backbone: ResNet) -> Rpn:
         beta=geometry.rpn_beta,
     )
     return Rpn(
-        backbone.fpn.dim,
-        dim=backbone.fpn.dim,
+        fpn.dim,
+        dim=fpn.dim,
         cells=cells,
-        strides=backbone.fpn.strides,
+        strides=fpn.strides,
         train_rule=rule(train),
         test_rule=rule(test),
         sampling=sampling,
@@ -349,7 +349,7 @@ def _rpn(config: Config, geometry: Geometry, backbone: ResNet) -> Rpn:
     )
 
 
-def _pooler(section, config: Config, geometry: Geometry, backbone: ResNet) -> RoiPooler:
+def _pooler(section, config: Config, geometry: Geometry, fpn: Fpn) -> RoiPooler:
     """`section` is FAST_RCNN or MRCNN."""
     rule = LevelRule(
         min_level=config.FPN.ROI_MIN_LEVEL,
@@ -361,7 +361,7 @@ def _pooler(section, config: Config, geometry: Geometry, backbone: ResNet) -> Ro
         eps_outside_log=geometry.level_eps_outside_log,
     )
     return RoiPooler(
-        backbone.fpn.strides,
+        fpn.strides,
         rule,
         resolution=section.ROI_XFORM_RESOLUTION,
         sampling_ratio=section.ROI_XFORM_SAMPLING_RATIO,
@@ -369,11 +369,11 @@ def _pooler(section, config: Config, geometry: Geometry, backbone: ResNet) -> Ro
     )
 
 
-def _box_head(config: Config, geometry: Geometry, backbone: ResNet, num_classes: int) -> BoxHead:
+def _box_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) -> BoxHead:
     head = config.FAST_RCNN
     has_convs, num_fcs, with_group_norm = _BOX_HEADS[head.ROI_BOX_HEAD]
     return BoxHead(
-        backbone.fpn.dim,
+        fpn.dim,
         head.ROI_XFORM_RESOLUTION,
         num_classes=num_classes,
         num_convs=head.NUM_STACKED_CONVS if has_convs else 0,
@@ -388,14 +388,14 @@ def _box_head(config: Config, geometry: Geometry, backbone: ResNet, num_classes:
     )
 
 
-def _mask_head(config: Config, geometry: Geometry, backbone: ResNet, num_classes: int) -> MaskHead:
+def _mask_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) -> MaskHead:
     head = config.MRCNN
     num_convs, with_group_norm = _MASK_HEADS[head.ROI_MASK_HEAD]
     init = {"MSRAFill": msra, "XavierFill": xavier, "GaussianFill": gaussian(0.001)}.get(head.CONV_INIT)
     if init is None:
         raise _unsupported("MRCNN.CONV_INIT", head.CONV_INIT, ["MSRAFill", "XavierFill", "GaussianFill"])
     return MaskHead(
-        backbone.fpn.dim,
+        fpn.dim,
         num_classes=num_classes,
         num_convs=num_convs,
         dim=head.DIM_REDUCED,

@@ -32,6 +32,8 @@ class MaskHead(nn.Module):
             differ from the object it was labelled by.
     """
 
+    enlarge: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -61,7 +63,8 @@ class MaskHead(nn.Module):
             channels = dim
         self.upsample = nn.ConvTranspose2d(channels, dim, 2, stride=2)
         init(self.upsample.weight)
-        nn.init.zeros_(self.upsample.bias)  # type: ignore[arg-type]  # it has a bias
+        assert self.upsample.bias is not None
+        nn.init.zeros_(self.upsample.bias)
         out_channels = num_classes if class_specific else 1
         self.predictor = Conv(dim, out_channels, 1, init=predictor_init or gaussian(0.001))
         if upsample_ratio > 1:
@@ -76,7 +79,8 @@ class MaskHead(nn.Module):
         x = self._trunk(x)
         if self.class_specific:
             weight = self.predictor.weight[labels].flatten(1).to(x.dtype)  # [R, C]
-            bias = self.predictor.bias[labels].to(x.dtype)  # type: ignore[index]  # it has a bias
+            assert self.predictor.bias is not None
+            bias = self.predictor.bias[labels].to(x.dtype)
             logits = torch.einsum("rc,rchw->rhw", weight, x) + bias[:, None, None]
             logits = self._enlarged(logits[:, None])[:, 0]
         else:

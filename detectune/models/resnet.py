@@ -13,10 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from detectune.models.fpn import Fpn
 from detectune.models.layers import Conv, Initializer, NormFactory, freeze, msra, xavier
-
-DEPTHS: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {}
-"""depth -> (block, blocks per stage); filled below the block classes."""
 
 
 class Widths(NamedTuple):
@@ -101,15 +99,14 @@ class Bottleneck(nn.Module):
         return out.add_(x if self.shortcut is None else self.shortcut(x)).relu_()
 
 
-DEPTHS.update(
-    {
-        18: (BasicBlock, (2, 2, 2, 2)),
-        34: (BasicBlock, (3, 4, 6, 3)),
-        50: (Bottleneck, (3, 4, 6, 3)),
-        101: (Bottleneck, (3, 4, 23, 3)),
-        152: (Bottleneck, (3, 8, 36, 3)),
-    }
-)
+DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+"""depth -> (block, blocks of res2..res5)"""
 
 
 class Stem(nn.Module):
@@ -142,7 +139,7 @@ class ResNet(nn.Module):
         freeze_at: int = 2,
         freeze_all: bool = False,
         init: Initializer = xavier,
-        fpn: nn.Module | None = None,
+        fpn: Fpn | None = None,
     ) -> None:
         super().__init__()
         self.stem = Stem(widths.scaled(widths.stem), norm, init)
@@ -190,7 +187,7 @@ class ResNet(nn.Module):
 def body_channels(depth: int, widths: Widths = PLAIN_WIDTHS) -> dict[int, int]:
     """Output channels of res2..res5."""
     block, _ = DEPTHS[depth]
-    base = 64 * block.expansion  # type: ignore[operator]  # a class attribute of both block classes
+    base = 64 * block.expansion
     return {stage: widths.scaled(base * 2 ** (stage - 2)) for stage in range(2, 6)}
 
 

@@ -1,0 +1,165 @@
+"""Blobs in Detectron's (Caffe2) names and layout, to our state dict and back; files are not read here.
+
+There images are BGR, frozen norms have only a scale and a shift (read as mean 0, variance 1 - eps), class-agnostic
+boxes have unused rows for the background, and pyramid blobs are named after the last block of their stage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detectune.weights.layout import add_background, drop_background, swap_colours
+from detectune.weights.names import Converted, Renamer
+
+_EPS = 1e-5
+_UNIT_VARIANCE = 1.0 - _EPS
+
+_NAMES = Renamer(
+    [
+        ("conv1_{p}", "backbone.stem.conv1.{p}"),
+        ("res_conv1_{p}", "backbone.stem.conv1.{p}"),
+        ("res{n}_{n2}_branch1_{p}", "backbone.res{n}.{n2}.shortcut.{p}"),
+        ("res{n}_{n2}_branch2a_{p}", "backbone.res{n}.{n2}.conv1.{p}"),
+        ("res{n}_{n2}_branch2b_{p}", "backbone.res{n}.{n2}.conv2.{p}"),
+        ("res{n}_{n2}_branch2c_{p}", "backbone.res{n}.{n2}.conv3.{p}"),
+        ("fpn_inner_res{n}_{n2}_sum_lateral_{p}", "backbone.fpn.lateral{n}.{p}"),
+        ("fpn_inner_res{n}_{n2}_sum_{p}", "backbone.fpn.lateral{n}.{p}"),
+        ("fpn_res{n}_{n2}_sum_{p}", "backbone.fpn.output{n}.{p}"),
+        ("fpn_{n}_{p}", "backbone.fpn.extra{n}.{p}"),
+        ("conv_rpn_fpn{n}_{p}", "rpn.conv.{p}"),
+        ("rpn_cls_logits_fpn{n}_{p}", "rpn.objectness.{p}"),
+        ("rpn_bbox_pred_fpn{n}_{p}", "rpn.deltas.{p}"),
+        ("fc6_{p}", "box_head.fc1.{p}"),
+        ("fc7_{p}", "box_head.fc2.{p}"),
+        ("head_conv{n}_{p}", "box_head.conv{n}.{p}"),
+        ("cls_score_{p}", "box_head.cls_score.{p}"),
+        ("bbox_pred_{p}", "box_head.bbox_pred.{p}"),
+        ("_[mask]_fcn{n}_{p}", "mask_head.conv{n}.{p}"),
+        ("_mask_fcn{n}_{p}", "mask_head.conv{n}.{p}"),
+        ("conv5_mask_{p}", "mask_head.upsample.{p}"),
+        ("mask_fcn_logits_{p}", "mask_head.predictor.{p}"),
+    ]
+)
+
+_PARTS = {
+    "w": "weight",
+    "b": "bias",
+    "bn_s": "norm.weight",
+    "bn_b": "norm.bias",
+    "gn_s": "norm.weight",
+    "gn_b": "norm.bias",
+}
+_OUR_PART = re.compile(r"^(.*?)\.((?:norm\.)?(?:weight|bias|running_mean|running_var))$")
+_STEM = "backbone.stem.conv1.weight"
+
+
+def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) -> Converted:
+    """Their blobs (arrays or tensors by name) in our words.
+
+    Momentum, the ImageNet classifier and other blobs that no detector uses are listed as unused.
+    """
+    out: dict[str, Tensor] = {}
+    unused = []
+    for theirs, array in blobs.items():
+        name = _our_name(theirs)
+        if name is None:
+            unused.append(theirs)
+            continue
+        value = torch.as_tensor(array)
+        if name == _STEM:
+            value = swap_colours(value)
+        elif agnostic_boxes and name.startswith("box_head.bbox_pred."):
+            value = drop_background(value, len(value) - 4)
+        out[name] = value
+        if theirs.endswith("_bn_s"):
+            prefix = name.removesuffix(".weight")
+            out[f"{prefix}.running_mean"] = torch.zeros_like(value)
+            out[f"{prefix}.running_var"] = torch.full_like(value, _UNIT_VARIANCE)
+    return Converted(out, tuple(unused))
+
+
+def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -> Converted:
+    """The inverse of `from_detectron`. Statistics of norms are folded into their scale and shift."""
+    last_block: dict[str, int] = {}
+    for name in state:
+        if match := re.match(r"backbone\.res(\d)\.(\d+)\.", name):
+            last_block[match[1]] = max(last_block.get(match[1], 0), int(match[2]))
+    levels = [int(m[1]) for name in state if (m := re.match(r"backbone\.fpn\.lateral(\d)\.", name))]
+    out: dict[str, Tensor] = {}
+    unused = []
+    for name, value in state.items():
+        match = _OUR_PART.match(name)
+        if match is None:
+            unused.append(name)
+            continue
+        stem, part = match.groups()
+        frozen = f"{stem}.norm.running_var" in state
+        if part.endswith(("running_mean", "running_var")):
+            continue
+        theirs = _their_name(stem, part, frozen=frozen, last_block=last_block, levels=levels, state=state)
+        if theirs is None:
+            unused.append(name)
+            continue
+        if frozen and part.startswith("norm."):
+            scale, shift = _folded(state, f"{stem}.norm")
+            value = scale if part == "norm.weight" else shift
+        elif name == _STEM:
+            value = swap_colours(value)
+        elif agnostic_boxes and stem == "box_head.bbox_pred":
+            value = add_background(value, 4)
+        out[theirs] = value
+    return Converted(out, tuple(unused))
+
+
+def _our_name(theirs: str) -> str | None:
+    if theirs.endswith("_momentum"):
+        return None
+    if theirs.startswith("conv1_b") and not theirs.startswith("conv1_bn"):
+        return None  # the classifier's bias, which the detector's norm replaces
+    for part in ("bn_s", "bn_b", "gn_s", "gn_b", "w", "b"):
+        if theirs.endswith(f"_{part}"):
+            name = _NAMES.ours(f"{theirs.removesuffix(part)}P")
+            return None if name is None else f"{name.removesuffix('P')}{_PARTS[part]}"
+    return None
+
+
+def _their_name(
+    stem: str,
+    part: str,
+    *,
+    frozen: bool,
+    last_block: Mapping[str, int],
+    levels: list[int],
+    state: Mapping[str, Tensor],
+) -> str | None:
+    suffix = {"weight": "w", "bias": "b"}.get(part) or ("bn_" if frozen else "gn_") + (
+        "s" if part.endswith("weight") else "b"
+    )
+    if stem == "backbone.stem.conv1":
+        return f"res_conv1_{suffix}" if suffix.startswith("bn") else f"conv1_{suffix}"
+    if match := re.fullmatch(r"backbone\.fpn\.(lateral|output)(\d)", stem):
+        kind, level = match.groups()
+        blob = f"res{level}_{last_block.get(level, 0)}_sum"
+        if kind == "output":
+            return f"fpn_{blob}_{suffix}"
+        lateral = "" if int(level) == max(levels) else "_lateral"
+        return f"fpn_inner_{blob}{lateral}_{suffix}"
+    if match := re.fullmatch(r"rpn\.(conv|objectness|deltas)", stem):
+        blob = {"conv": "conv_rpn", "objectness": "rpn_cls_logits", "deltas": "rpn_bbox_pred"}[match[1]]
+        return f"{blob}_fpn{min(levels, default=2)}_{suffix}"
+    if match := re.fullmatch(r"mask_head\.conv(\d)", stem):
+        grouped = f"{stem}.norm.weight" in state
+        return f"{'_mask' if grouped else '_[mask]'}_fcn{match[1]}_{suffix}"
+    theirs = _NAMES.theirs(f"{stem}.P")
+    return None if theirs is None else f"{theirs.removesuffix('P')}{suffix}"
+
+
+def _folded(state: Mapping[str, Tensor], norm: str) -> tuple[Tensor, Tensor]:
+    """Scale and shift of the frozen norm called `norm`."""
+    scale = state[f"{norm}.weight"] * (state[f"{norm}.running_var"] + _EPS).rsqrt()
+    return scale, state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale

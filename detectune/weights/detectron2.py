@@ -1,0 +1,100 @@
+"""State dicts in detectron2's names and layout, to ours and back.
+
+There the background is the last class and has neither boxes nor masks; images are usually BGR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from detectune.weights.layout import (
+    add_background,
+    background_first,
+    background_last,
+    drop_background,
+    swap_colours,
+)
+from detectune.weights.names import Converted, Renamer
+
+_NAMES = Renamer(
+    [
+        ("backbone.fpn_lateral{n}.{rest}", "backbone.fpn.lateral{n}.{rest}"),
+        ("backbone.fpn_output{n}.{rest}", "backbone.fpn.output{n}.{rest}"),
+        ("backbone.top_block.p{n}.{rest}", "backbone.fpn.extra{n}.{rest}"),
+        ("backbone.bottom_up.{rest}", "backbone.{rest}"),
+        ("proposal_generator.rpn_head.conv.{rest}", "rpn.conv.{rest}"),
+        ("proposal_generator.rpn_head.objectness_logits.{rest}", "rpn.objectness.{rest}"),
+        ("proposal_generator.rpn_head.anchor_deltas.{rest}", "rpn.deltas.{rest}"),
+        ("roi_heads.box_predictor.cls_score.{rest}", "box_head.cls_score.{rest}"),
+        ("roi_heads.box_predictor.bbox_pred.{rest}", "box_head.bbox_pred.{rest}"),
+        ("roi_heads.box_head.{rest}", "box_head.{rest}"),
+        ("roi_heads.mask_head.mask_fcn{n}.{rest}", "mask_head.conv{n}.{rest}"),
+        ("roi_heads.mask_head.deconv.{rest}", "mask_head.upsample.{rest}"),
+        ("roi_heads.mask_head.predictor.{rest}", "mask_head.predictor.{rest}"),
+    ]
+)
+
+_STEM = "backbone.stem.conv1.weight"
+
+
+def from_detectron2(
+    state: Mapping[str, Tensor],
+    *,
+    bgr: bool = True,
+    agnostic_boxes: bool = False,
+    class_specific_masks: bool = True,
+) -> Converted:
+    """Their state dict in our words.
+
+    Args:
+        state: name -> tensor.
+        bgr: INPUT.FORMAT of the model is BGR.
+        agnostic_boxes: ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG.
+        class_specific_masks: not ROI_MASK_HEAD.CLS_AGNOSTIC_MASK.
+    """
+    out: dict[str, Tensor] = {}
+    unused = []
+    for theirs, value in state.items():
+        name = _NAMES.ours(theirs)
+        if name is None:
+            unused.append(theirs)
+            continue
+        if name == _STEM and bgr:
+            value = swap_colours(value)
+        elif name.startswith("box_head.cls_score."):
+            value = background_first(value)
+        elif name.startswith("box_head.bbox_pred.") and not agnostic_boxes:
+            value = add_background(value, 4)
+        elif name.startswith("mask_head.predictor.") and class_specific_masks:
+            value = add_background(value)
+        out[name] = value
+    return Converted(out, tuple(unused))
+
+
+def to_detectron2(
+    state: Mapping[str, Tensor],
+    *,
+    bgr: bool = True,
+    agnostic_boxes: bool = False,
+    class_specific_masks: bool = True,
+) -> Converted:
+    """The inverse of `from_detectron2`; the background's boxes and masks, which nothing uses, are dropped."""
+    out: dict[str, Tensor] = {}
+    unused = []
+    for name, value in state.items():
+        theirs = _NAMES.theirs(name)
+        if theirs is None:
+            unused.append(name)
+            continue
+        if name == _STEM and bgr:
+            value = swap_colours(value)
+        elif name.startswith("box_head.cls_score."):
+            value = background_last(value)
+        elif name.startswith("box_head.bbox_pred.") and not agnostic_boxes:
+            value = drop_background(value, 4)
+        elif name.startswith("mask_head.predictor.") and class_specific_masks:
+            value = drop_background(value)
+        out[theirs] = value
+    return Converted(out, tuple(unused))

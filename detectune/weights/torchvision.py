@@ -1,0 +1,120 @@
+"""State dicts in torchvision's names, to ours and back: detectors with a ResNet-FPN body, and ResNet classifiers.
+
+The layout is ours: background first, with rows for its boxes and masks; RGB. The names of the heads' convolutions
+changed with torchvision 0.13; both are read, the newer ones are written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from detectune.weights.names import Converted, Renamer
+
+_OUR_EPS = 1e-5
+
+_BODY = [
+    ("conv1.weight", "stem.conv1.weight"),
+    ("bn1.{rest}", "stem.conv1.norm.{rest}"),
+    ("layer{n}.{n2}.downsample.0.{rest}", "res{n}.{n2}.shortcut.{rest}"),
+    ("layer{n}.{n2}.downsample.1.{rest}", "res{n}.{n2}.shortcut.norm.{rest}"),
+    ("layer{n}.{n2}.bn{n3}.{rest}", "res{n}.{n2}.conv{n3}.norm.{rest}"),
+    ("layer{n}.{n2}.conv{n3}.{rest}", "res{n}.{n2}.conv{n3}.{rest}"),
+]
+
+# body levels and layer numbers count from 0 or 1 there; `_shifted` moves them
+_HEADS = [
+    ("rpn.head.conv.0.0.{p}", "rpn.conv.{p}"),
+    ("rpn.head.conv.{p}", "rpn.conv.{p}"),
+    ("rpn.head.cls_logits.{p}", "rpn.objectness.{p}"),
+    ("rpn.head.bbox_pred.{p}", "rpn.deltas.{p}"),
+    ("roi_heads.box_predictor.cls_score.{p}", "box_head.cls_score.{p}"),
+    ("roi_heads.box_predictor.bbox_pred.{p}", "box_head.bbox_pred.{p}"),
+    ("roi_heads.box_head.fc6.{p}", "box_head.fc1.{p}"),
+    ("roi_heads.box_head.fc7.{p}", "box_head.fc2.{p}"),
+    ("roi_heads.mask_head.mask_fcn{n}.{p}", "mask_head.conv{n}.{p}"),
+    ("roi_heads.mask_predictor.conv5_mask.{p}", "mask_head.upsample.{p}"),
+    ("roi_heads.mask_predictor.mask_fcn_logits.{p}", "mask_head.predictor.{p}"),
+]
+
+_DETECTOR = Renamer([(f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in _BODY] + _HEADS)
+_CLASSIFIER = Renamer([(theirs, f"backbone.{ours}") for theirs, ours in _BODY])
+
+_NEW_MASK_CONV = re.compile(r"roi_heads\.mask_head\.(\d+)\.0\.(\w+)")
+_PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?:0\.)?(weight|bias)")
+_EXTRA = re.compile(r"backbone\.fpn\.extra_blocks\.p(\d+)\.(weight|bias)")
+_OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(weight|bias)")
+
+
+def from_torchvision(
+    state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int = 2
+) -> Converted:
+    """Their state dict in our words.
+
+    Args:
+        state: name -> tensor, of a detector or of a classifier (whose last layer is not used).
+        norm_eps: what their batch norms add to the variance; 0 for the published COCO_V1 detectors.
+        lowest_level: the pyramid's finest level (torchvision counts from 0).
+    """
+    is_detector = any(name.startswith("backbone.body.") for name in state)
+    out: dict[str, Tensor] = {}
+    unused = []
+    for theirs, value in state.items():
+        name = _our_name(theirs, is_detector, lowest_level)
+        if name is None:
+            unused.append(theirs)
+            continue
+        if name.endswith(".running_var") and norm_eps != _OUR_EPS:
+            value = value + (norm_eps - _OUR_EPS)
+        out[name] = value
+    return Converted(out, tuple(unused))
+
+
+def to_torchvision(
+    state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int = 2
+) -> Converted:
+    """The inverse of `from_torchvision`, for detectors."""
+    out: dict[str, Tensor] = {}
+    unused = []
+    for name, value in state.items():
+        theirs = _their_name(name, lowest_level)
+        if theirs is None:
+            unused.append(name)
+            continue
+        if name.endswith(".running_var") and norm_eps != _OUR_EPS:
+            value = value + (_OUR_EPS - norm_eps)
+        out[theirs] = value
+    return Converted(out, tuple(unused))
+
+
+def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
+    if not is_detector:
+        name = _CLASSIFIER.ours(theirs)
+    elif match := _PYRAMID.fullmatch(theirs):
+        part = "lateral" if match[1] == "inner" else "output"
+        return f"backbone.fpn.{part}{int(match[2]) + lowest_level}.{match[3]}"
+    elif match := _EXTRA.fullmatch(theirs):
+        return f"backbone.fpn.extra{match[1]}.{match[2]}"
+    elif match := _NEW_MASK_CONV.fullmatch(theirs):
+        return f"mask_head.conv{int(match[1]) + 1}.{match[2]}"
+    else:
+        name = _DETECTOR.ours(theirs)
+    return None if name is None else _shifted(name, "res", 1)
+
+
+def _their_name(name: str, lowest_level: int) -> str | None:
+    if match := _OUR_PYRAMID.fullmatch(name):
+        part = "inner" if match[1] == "lateral" else "layer"
+        return f"backbone.fpn.{part}_blocks.{int(match[2]) - lowest_level}.0.{match[3]}"
+    if match := re.fullmatch(r"backbone\.fpn\.extra(\d+)\.(weight|bias)", name):
+        return f"backbone.fpn.extra_blocks.p{match[1]}.{match[2]}"
+    if match := re.fullmatch(r"mask_head\.conv(\d+)\.(weight|bias)", name):
+        return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+    return _DETECTOR.theirs(_shifted(name, "res", -1))
+
+
+def _shifted(name: str, prefix: str, by: int) -> str:
+    """`backbone.res1.0...` with the number after `prefix` changed by `by`."""
+    return re.sub(rf"(?<=^backbone\.{prefix})\d+", lambda m: str(int(m[0]) + by), name)

@@ -53,11 +53,17 @@ class Config(Runtime):
     CLUSTER: Cluster = Field(default_factory=Cluster)
 
     _source: str | None = PrivateAttr(default=None)
+    _notices: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def source(self) -> str | None:
         """The file that this configuration was read from, for messages."""
         return self._source
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What loading had to say without being an error (keys that no longer do anything), for the user to read."""
+        return self._notices
 
     def __eq__(self, other: object) -> bool:
         """Equal values; where they came from does not count."""

@@ -1,0 +1,111 @@
+"""The command line: `detectune train`, `detectune knobs`, ... and `python -m detectune`, which is the same.
+
+This file knows the commands, the exit codes and nothing else. Command modules import torch and the configuration
+inside their functions, so that `--help` answers at once.
+
+Exit codes: 0 done; 2 a mistake that the user can mend (one message, no traceback); 1 a failure of ours or of the
+machine; 130 after Ctrl-C (128 + the signal's number).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+from typer.core import TyperGroup
+
+from detectune.cli import config, demo, doctor, infer, knobs, report, test, train
+from detectune.cli.allocator import restart_with_tuned_allocator
+from detectune.cli.data import app as data_app
+from detectune.errors import UserError
+
+EPILOG = (
+    "Start with `detectune demo`. A mistake of yours ends with exit code 2 and one message, a failure with 1; "
+    "`--debug`, before or after the command, shows the traceback."
+)
+
+
+class Commands(TyperGroup):
+    """Ctrl-C becomes an exit code here, before typer would call it an abort."""
+
+    def invoke(self, ctx):  # type: ignore[no-untyped-def]  # the type of ctx is click's or typer's own, by version
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            _say(str(interruption) or "Stopped.")
+            raise SystemExit(getattr(interruption, "exit_code", 130)) from interruption
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Train, measure and tune vision models.",
+    epilog=EPILOG,
+    rich_markup_mode=None,  # plain help: it needs a third of the time and wraps well in a narrow window
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# A value may be negative (`SOLVER.BASE_LR -1`), so what looks like an unknown option is left to the command,
+# which tells numbers from misspelt options (`overrides.py`).
+TAKES_OVERRIDES = {"ignore_unknown_options": True}
+app.command("train", context_settings=TAKES_OVERRIDES)(train.train)
+app.command("test", context_settings=TAKES_OVERRIDES)(test.test)
+app.command("infer")(infer.infer)
+app.command("demo", context_settings=TAKES_OVERRIDES)(demo.demo)
+app.command("knobs")(knobs.knobs)
+app.command("config", context_settings=TAKES_OVERRIDES)(config.config)
+app.command("schema")(config.schema)
+app.add_typer(data_app, name="data", help="Check data sets, look at them, find them.")
+app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options of every command. `--debug` is listed for the help page; `main` takes it off before typer looks."""
+    if version:
+        from detectune import __version__
+
+        print(f"detectune {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]
+    debug = len(words) < len(given)
+    if arguments is None:
+        restart_with_tuned_allocator(words)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # a replaced stream may not be reconfigurable
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a name outside the terminal's charset
+    try:
+        app(words, prog_name="detectune")
+    except UserError as error:
+        code = 2
+        message = str(error)
+    except Exception as error:
+        code = 1
+        text = str(error).strip() or "no message"
+        message = f"Failure: {type(error).__name__}: {text}"
+        if not debug:
+            message += "\nRun again with --debug for the traceback."
+    else:
+        return
+    if debug:
+        traceback.print_exc()
+    _say(message)
+    sys.exit(code)
+
+
+def _say(message: str) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)

@@ -1,0 +1,79 @@
+"""`detectune test`: AP of weights on the test data of a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detectune.errors import UserError
+
+if TYPE_CHECKING:
+    from detectune.config.load import Config
+
+OPTIONS = ("--weights", "--output", "--debug", "--help")
+
+
+def test(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a packaged one.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE | KEY VALUE]...",
+            help="Settings that replace those of the file, such as TEST.NMS=0.6.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights file. Default: TEST.WEIGHTS, else model_final.safetensors of the run."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where evaluation/ is written. Default: the run directory of CONFIG."),
+    ] = None,
+) -> None:
+    """Measure box and mask AP on TEST.DATASETS and print the table."""
+    from detectune.cli.overrides import check_words
+    from detectune.cli.places import choose_run_directory, find_config
+    from detectune.cli.results import ap_table
+    from detectune.config.load import load_config
+    from detectune.engine.inference import test as test_run
+    from detectune.report.page import write_report
+
+    settings = load_config(find_config(config), check_words(overrides, options=OPTIONS))
+    if not settings.TEST.DATASETS:
+        raise UserError(
+            "TEST.DATASETS is empty, so there is nothing to test on; name a data set, for example "
+            "TEST.DATASETS='[shapes_val]'."
+        )
+    directory = choose_run_directory(settings, output=output, name=config)
+    chosen = choose_weights(
+        settings, weights, run_directory=choose_run_directory(settings, output=None, name=config)
+    )
+    print(f"Weights: {chosen}", flush=True)
+    for name in settings.TEST.DATASETS:
+        test_run(settings, chosen, output_dir=directory, dataset=name)
+    report = write_report(directory)
+    for table in ap_table(directory, names=tuple(settings.TEST.DATASETS)):
+        print("\n" + table)
+    print(f"\nDetections and metrics: {directory / 'evaluation'}\nReport: {report}")
+
+
+def choose_weights(settings: Config, weights: Path | None, *, run_directory: Path) -> Path:
+    """--weights; else TEST.WEIGHTS; else the final weights of the run that the configuration names."""
+    named = (
+        weights.expanduser() if weights else (Path(settings.TEST.WEIGHTS) if settings.TEST.WEIGHTS else None)
+    )
+    chosen = named or run_directory / "model_final.safetensors"
+    if chosen.is_file():
+        return chosen
+    if named is not None:
+        raise UserError(f"There is no weights file {chosen}.")
+    raise UserError(
+        f"There are no weights: neither --weights nor TEST.WEIGHTS is given, and {chosen} does not exist. "
+        "Train first, or give --weights FILE."
+    )

@@ -1,0 +1,72 @@
+"""`detectune train`: train, test, draw and report a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from detectune.config.load import Config
+    from detectune.engine.trainer import TrainResult
+
+OPTIONS = ("--output", "--debug", "--help")
+
+
+def train(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A YAML file, or the name of a packaged one such as getting_started/shapes.",
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE | KEY VALUE]...",
+            help="Settings that replace those of the file, such as SOLVER.BASE_LR=0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory. Default: OUTPUT_DIR if the configuration sets it, else runs/<CONFIG>."
+        ),
+    ] = None,
+) -> None:
+    """Train CONFIG, test it, draw, and write report.html.
+
+    The same command again goes on where an interrupted run stopped.
+    """
+    from detectune.cli.overrides import check_words
+    from detectune.cli.places import choose_run_directory, find_config
+    from detectune.config.load import load_config
+
+    settings = load_config(find_config(config), check_words(overrides, options=OPTIONS))
+    directory = choose_run_directory(settings, output=output, name=config)
+    train_and_report(settings, directory, config_name=config)
+
+
+def train_and_report(settings: Config, directory: Path, *, config_name: str) -> TrainResult:
+    """Train into `directory`, write the report, and say where everything is and what to try next."""
+    from detectune.cli.results import ap_table, describe_files, next_steps
+    from detectune.engine.trainer import train as train_run
+    from detectune.report.page import write_report
+
+    print(f"Run directory: {directory}", flush=True)
+    result = train_run(settings, output_dir=directory, log=_log)
+    write_report(result.run_dir)
+    if result.stopped:
+        print(f"Stopped early: {result.stopped}.")
+    for table in ap_table(result.run_dir):
+        print("\n" + table)
+    print("\n" + describe_files(result.run_dir))
+    print("\n" + next_steps(result.run_dir, config_name=config_name), flush=True)
+    return result
+
+
+def _log(message: str) -> None:
+    print(message, flush=True)

@@ -1,0 +1,202 @@
+"""Configurations, batches and reference weights for the model tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detectune.config.tree import Config
+from detectune.structures import Batch, ImageBatch, ImageInfo, Targets
+
+BASE = {
+    "MODEL.TYPE": "generalized_rcnn",
+    "MODEL.FASTER_RCNN": True,
+    "MODEL.MASK_ON": True,
+    "MODEL.CONV_BODY": "FPN.add_fpn_ResNet18_conv5_body",
+    "MODEL.NUM_CLASSES": 4,
+    "FPN.FPN_ON": True,
+    "FPN.MULTILEVEL_ROIS": True,
+    "FPN.MULTILEVEL_RPN": True,
+    "FPN.DIM": 32,
+    "RESNETS.WIDTH_MULTIPLIER": 0.25,
+    "FAST_RCNN.ROI_BOX_HEAD": "fast_rcnn_heads.add_roi_2mlp_head",
+    "FAST_RCNN.MLP_HEAD_DIM": 64,
+    "FAST_RCNN.CONV_HEAD_DIM": 32,
+    "FAST_RCNN.ROI_XFORM_METHOD": "RoIAlign",
+    "FAST_RCNN.ROI_XFORM_RESOLUTION": 7,
+    "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 2,
+    "MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs",
+    "MRCNN.RESOLUTION": 28,
+    "MRCNN.ROI_XFORM_RESOLUTION": 14,
+    "MRCNN.ROI_XFORM_SAMPLING_RATIO": 2,
+    "MRCNN.DILATION": 1,
+    "MRCNN.DIM_REDUCED": 32,
+    "MRCNN.CONV_INIT": "MSRAFill",
+    "TRAIN.RPN_PRE_NMS_TOP_N": 100,
+    "TRAIN.RPN_POST_NMS_TOP_N": 60,
+    "TEST.RPN_PRE_NMS_TOP_N": 100,
+    "TEST.RPN_POST_NMS_TOP_N": 50,
+    "TEST.NMS": 0.5,
+}
+
+FULL_SIZE = {
+    "MODEL.CONV_BODY": "FPN.add_fpn_ResNet50_conv5_body",
+    "FPN.DIM": 256,
+    "RESNETS.WIDTH_MULTIPLIER": 1.0,
+    "FAST_RCNN.MLP_HEAD_DIM": 1024,
+    "MRCNN.DIM_REDUCED": 256,
+    "TRAIN.RPN_PRE_NMS_TOP_N": 2000,
+    "TRAIN.RPN_POST_NMS_TOP_N": 1000,
+    "TRAIN.BATCH_SIZE_PER_IM": 512,
+    "TRAIN.RPN_STRADDLE_THRESH": -1,
+    "TEST.RPN_PRE_NMS_TOP_N": 1000,
+    "TEST.RPN_POST_NMS_TOP_N": 1000,
+}
+
+
+@pytest.fixture(scope="session")
+def full_size() -> dict[str, Any]:
+    """Overrides that make the R-50-FPN of the model zoos out of `make_config`'s small model."""
+    return FULL_SIZE
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., Config]:
+    """A small Mask R-CNN's configuration, with overrides by full key."""
+
+    def make(overrides: dict[str, Any] | None = None) -> Config:
+        tree: dict[str, Any] = {}
+        for key, value in {**BASE, **(overrides or {})}.items():
+            section, _, name = key.rpartition(".")
+            if section:
+                tree.setdefault(section, {})[name] = value
+            else:
+                tree[name] = value
+        return Config.model_validate(tree)
+
+    return make
+
+
+def image_batch(tensor: torch.Tensor, sizes: list[tuple[int, int]]) -> ImageBatch:
+    """Images that are their own originals."""
+    infos = tuple(ImageInfo(i, f"{i}.jpg", h, w) for i, (h, w) in enumerate(sizes))
+    return ImageBatch(tensor, torch.tensor(sizes), infos)
+
+
+def polygon_edges(points: list[tuple[float, float]]) -> torch.Tensor:
+    """float64 [E, 4] around one ring."""
+    ring = torch.tensor(points, dtype=torch.float64)
+    return torch.cat((ring, ring.roll(-1, 0)), 1)
+
+
+def make_targets(boxes: list[list[list[float]]], *, crowd: list[list[bool]] | None = None, pad_to: int = 0) -> Targets:
+    """Objects whose outline is a diamond in their box; label i + 1 modulo 3. One list of boxes per image."""
+    count = max([len(b) for b in boxes] + [pad_to])
+    batch = len(boxes)
+    out = Targets(
+        torch.zeros(batch, count, 4), torch.zeros(batch, count, dtype=torch.int64),
+        torch.zeros(batch, count, dtype=torch.bool), torch.zeros(batch, count, dtype=torch.bool),
+        torch.zeros(batch, count, 4, 4, dtype=torch.float64), torch.zeros(batch, count, 4, dtype=torch.int64),
+    )  # fmt: skip
+    for b, image in enumerate(boxes):
+        for g, (x1, y1, x2, y2) in enumerate(image):
+            out.boxes[b, g] = torch.tensor([x1, y1, x2, y2])
+            out.labels[b, g] = g % 3 + 1
+            out.valid[b, g] = True
+            out.is_crowd[b, g] = bool(crowd and crowd[b][g])
+            middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2
+            out.edges[b, g] = polygon_edges([(middle_x, y1), (x2, middle_y), (middle_x, y2), (x1, middle_y)])
+    return out
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Batch]:
+    """Noise images padded to a common size, with diamonds to find."""
+
+    def make(boxes: list[list[list[float]]], *, size: int = 128, **options: Any) -> Batch:
+        generator = torch.Generator().manual_seed(0)
+        tensor = torch.randint(0, 256, (len(boxes), 3, size, size), dtype=torch.uint8, generator=generator)
+        sizes = [(size - 8 * i, size - 28 * (1 - i % 2)) for i in range(len(boxes))]
+        return Batch(image_batch(tensor, sizes), make_targets(boxes, **options))
+
+    return make
+
+
+def load_recipe(shared: Path, name: str) -> ModuleType:
+    """A module from the goldens' folder (they rebuild the reference weights)."""
+    spec = importlib.util.spec_from_file_location(name, shared / "golden" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def detectron2_state(shared: Path) -> Callable[[str], dict[str, torch.Tensor]]:
+    """The seeded weights of one of detectron2's golden models, in its names."""
+    recipe = load_recipe(shared, "seeded_weights")
+
+    def state(model: str) -> dict[str, torch.Tensor]:
+        folder = shared / "golden" / "detectron2" / model
+        gains = json.loads((folder / "gains.json").read_text())
+        shapes = json.loads((folder / "params.json").read_text())
+        arrays = recipe.seeded_state(shapes, gains["gains"], gains["shifts"])
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    return state
+
+
+@pytest.fixture(scope="session")
+def detectron_blobs(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
+    """The seeded weights of one of Detectron's golden models, in its names."""
+    recipe = load_recipe(shared, "seeded_weights_detectron")
+
+    def blobs(model: str) -> dict[str, np.ndarray]:
+        folder = shared / "golden" / "detectron" / model
+        gains = json.loads((folder / "gains.json").read_text())
+        shapes = json.loads((folder / "blobs.json").read_text())
+        return recipe.make_blobs(shapes, gains["gains"], gains["shifts"])
+
+    return blobs
+
+
+def match_detections(
+    want: tuple[np.ndarray, np.ndarray, np.ndarray],
+    have: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    iou: float,
+    score: float,
+) -> list[tuple[int, int]]:
+    """Pairs (row of want, row of have) of equal class, overlap at least `iou` and scores within `score`; one to one.
+
+    Each side is boxes [N, 4], scores [N], labels [N].
+    """
+    boxes, scores, labels = have
+    free = np.ones(len(scores), dtype=bool)
+    pairs = []
+    for i in range(len(want[1])):
+        x1, y1 = np.maximum(boxes[:, :2], want[0][i, :2]).T
+        x2, y2 = np.minimum(boxes[:, 2:], want[0][i, 2:]).T
+        inter = np.clip(x2 - x1, 0, None) * np.clip(y2 - y1, 0, None)
+        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        overlap = inter / (area + np.prod(want[0][i, 2:] - want[0][i, :2]) - inter)
+        near = free & (labels == want[2][i]) & (np.abs(scores - want[1][i]) <= score)
+        overlap = np.where(near, overlap, -1)
+        if len(overlap) and overlap.max() >= iou:
+            j = int(overlap.argmax())
+            free[j] = False
+            pairs.append((i, j))
+    return pairs
+
+
+@pytest.fixture(scope="session")
+def matcher() -> Callable[..., list[tuple[int, int]]]:
+    return match_detections

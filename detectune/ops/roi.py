@@ -17,6 +17,9 @@ import torch
 import torchvision
 from torch import Tensor
 
+from detectune.ops.roi_rows import roi_align_rows
+from detectune.ops.routes import static_by_default
+
 
 def roi_align(
     features: Tensor,
@@ -27,13 +30,24 @@ def roi_align(
     resolution: int,
     sampling_ratio: int,
     aligned: bool,
+    static: bool | None = None,
 ) -> Tensor:
-    """Features [B, C, H, W] of regions as [R, C, M, M].
+    """Features [B, C, H, W] of regions as [R, C, M, M], in the precision of the features.
 
     Regions are boxes [R, 4] with image_index int [R], or one tensor [R, 5] whose first column is the image.
-    Coordinates stay in float32 even for half precision features.
+    Coordinates stay in float32 even for half precision features. On a CPU (unless `static`) `ops.roi_rows` does the
+    work where that pays; it agrees with torchvision's kernel up to the order of summation.
     """
-    rois = boxes if image_index is None else torch.cat((image_index[:, None].to(boxes.dtype), boxes), dim=1)
+    if image_index is None:
+        image_index, boxes = boxes[:, 0].to(torch.int64), boxes[:, 1:]
+    if static is None:
+        static = static_by_default(features)
+    if not static and _rows_pay(features, len(boxes) * resolution**2):
+        return roi_align_rows(
+            features, boxes, image_index, spatial_scale=spatial_scale, resolution=resolution,
+            sampling_ratio=sampling_ratio, aligned=aligned,
+        )  # fmt: skip
+    rois = torch.cat((image_index[:, None].to(boxes.dtype), boxes), dim=1)
     dtype = features.dtype if features.dtype == torch.float64 else torch.float32
     out: Tensor = torchvision.ops.roi_align(
         features.to(dtype), rois.to(dtype), resolution, spatial_scale, sampling_ratio, aligned
@@ -86,19 +100,19 @@ def multilevel_roi_align(
         levels: int64 [R]; level first_level is features[0].
         static: True does the same work whatever the levels are, without waiting for the device (each level sees all
             regions, the foreign ones moved off the map, where sampling costs nothing and gives zeros); False picks
-            each level's regions, which is free on a CPU. The results are equal.
+            each level's regions, which is free on a CPU, and may take the faster route of `roi_align`.
         first_level: see `levels`.
     """
     align = partial(roi_align, resolution=resolution, sampling_ratio=sampling_ratio, aligned=aligned)
     if len(features) == 1:
-        return align(features[0], boxes, image_index, spatial_scale=1 / strides[0])
+        return align(features[0], boxes, image_index, spatial_scale=1 / strides[0], static=static)
     if static:
         return _align_everywhere(align, features, boxes, image_index, strides, levels - first_level)
     parts, rows = [], []
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         here = (levels == level + first_level).nonzero()[:, 0]
         rows.append(here)
-        parts.append(align(feature, boxes[here], image_index[here], spatial_scale=1 / stride))
+        parts.append(align(feature, boxes[here], image_index[here], spatial_scale=1 / stride, static=False))
     return torch.cat(parts)[torch.argsort(torch.cat(rows))]
 
 
@@ -114,10 +128,17 @@ def _align_everywhere(
     total = None
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         moved = torch.where((levels == level)[:, None], boxes, off_map)
-        part = align(feature, moved, image_index, spatial_scale=1 / stride)
+        part = align(feature, moved, image_index, spatial_scale=1 / stride, static=True)
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def _rows_pay(features: Tensor, num_bins: int) -> bool:
+    """Whether gathering rows beats the kernel: always from channels-last maps, else if more is read than rearranged."""
+    batch, _, height, width = features.shape
+    channels_last = features.permute(0, 2, 3, 1).is_contiguous()
+    return channels_last or 16 * num_bins > batch * height * width
 
 
 _OFF_MAP = (-1e5, -1e5, -1e5 + 1, -1e5 + 1)

@@ -97,7 +97,9 @@ def polygon_edges(points: list[tuple[float, float]]) -> torch.Tensor:
     return torch.cat((ring, ring.roll(-1, 0)), 1)
 
 
-def make_targets(boxes: list[list[list[float]]], *, crowd: list[list[bool]] | None = None, pad_to: int = 0) -> Targets:
+def make_targets(
+    boxes: list[list[list[float]]], *, crowd: list[list[bool]] | None = None, pad_to: int = 0
+) -> Targets:
     """Objects whose outline is a diamond in their box; label i + 1 modulo 3. One list of boxes per image."""
     count = max([len(b) for b in boxes] + [pad_to])
     batch = len(boxes)

@@ -92,7 +92,9 @@ def test_same_detections(pair: tuple[torch.nn.Module, RCNN], images: list[torch.
     peer.eval()
     assert peer.transform(images)[0].image_sizes == SIZES  # the peer's own resize leaves these sizes alone
     seen = {}
-    handle = peer.roi_heads.register_forward_hook(lambda _m, _i, out: seen.update(found=[dict(d) for d in out[0]]))
+    handle = peer.roi_heads.register_forward_hook(
+        lambda _m, _i, out: seen.update(found=[dict(d) for d in out[0]])
+    )
     with torch.no_grad():
         peer([image / 255 for image in images])
     handle.remove()
@@ -106,7 +108,9 @@ def test_same_detections(pair: tuple[torch.nn.Module, RCNN], images: list[torch.
 
 
 @pytest.mark.slow
-def test_same_losses_and_gradients(pair: tuple[torch.nn.Module, RCNN], images: list[torch.Tensor], monkeypatch) -> None:
+def test_same_losses_and_gradients(
+    pair: tuple[torch.nn.Module, RCNN], images: list[torch.Tensor], monkeypatch
+) -> None:
     peer, ours = pair
     boxes = [[[20.0, 30, 150, 120], [100, 60, 260, 200], [5, 5, 60, 200]], [[40.0, 40, 160, 200]]]
     labels = [[1, 2, 3], [6]]
@@ -132,7 +136,9 @@ def test_same_losses_and_gradients(pair: tuple[torch.nn.Module, RCNN], images: l
     # torchvision rasterises masks in the image and averages them into the box, so its targets are softer than ours
     torch.testing.assert_close(have["loss_mask"], wanted["loss_mask"], rtol=0.05, atol=0)
     theirs = dict(peer.named_parameters())
-    untouched = to_torchvision({name: p for name, p in ours.named_parameters() if not name.startswith("mask_head")})
+    untouched = to_torchvision(
+        {name: p for name, p in ours.named_parameters() if not name.startswith("mask_head")}
+    )
     compared = 0
     for name, parameter in untouched.state.items():
         if name.startswith(("rpn.", "roi_heads.box")):
@@ -158,7 +164,9 @@ def _take_first_candidates(monkeypatch) -> None:
                 masks.append(mask)
         return out
 
-    monkeypatch.setattr(torchvision.models.detection._utils.BalancedPositiveNegativeSampler, "__call__", first)
+    monkeypatch.setattr(
+        torchvision.models.detection._utils.BalancedPositiveNegativeSampler, "__call__", first
+    )
 
 
 def _rectangles(boxes: list[list[float]], size: tuple[int, int]) -> torch.Tensor:

@@ -1,0 +1,214 @@
+"""detectron2's Mask R-CNN R-50-FPN, from its seeded weights: features, proposals, detections, losses, gradients.
+
+Numbers and tolerances: golden/detectron2/README.md of the shared data. Inputs are its own resized images, so that
+resizing is not part of the comparison.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hotcoco import mask as coco_mask
+from PIL import Image
+
+from detectune.models.build import GEOMETRIES, build_detector
+from detectune.models.rcnn import RCNN
+from detectune.ops.boxes import clip_boxes
+from detectune.ops.masks import masks_to_rles, segmentation_edges
+from detectune.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
+from detectune.weights.detectron2 import from_detectron2, to_detectron2
+from detectune.weights.native import fit_weights
+
+MODEL = "mask_rcnn_R_50_FPN_1x"
+IMAGES = ["000000184324", "000000168974", "17790319373_bd19b24cfc_k"]
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Path:
+    return shared / "golden" / "detectron2"
+
+
+@pytest.fixture(scope="module")
+def model(
+    make_config: Callable[..., Any], full_size: dict[str, Any], detectron2_state: Callable[..., Any]
+) -> RCNN:
+    config = make_config(
+        full_size
+        | {
+            "MODEL.NUM_CLASSES": 81,
+            "PIXEL_MEANS": [[[103.53, 116.28, 123.675]]],
+            "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 0,
+            "MRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
+        }
+    )
+    model = build_detector(config)
+    converted = from_detectron2(detectron2_state(MODEL))
+    assert converted.unused == ()
+    report = fit_weights(model, converted.state)
+    assert report.complete and not report.unexpected, str(report)
+    return model
+
+
+def _images(golden: Path, names: list[str]) -> ImageBatch:
+    index = json.loads((golden / "index.json").read_text())["images"]
+    arrays = [
+        np.asarray(Image.open(golden.parent / "resized" / f"{name}.png").convert("RGB")) for name in names
+    ]
+    height, width = (-(-max(a.shape[axis] for a in arrays) // 32) * 32 for axis in (0, 1))
+    tensor = torch.zeros(len(arrays), 3, height, width, dtype=torch.uint8)
+    infos = []
+    for i, (row, array, name) in enumerate(zip(tensor, arrays, names, strict=True)):
+        h, w = array.shape[:2]
+        row[:, :h, :w] = torch.from_numpy(array.copy()).permute(2, 0, 1)
+        original = index[f"{name}.jpg"]
+        infos.append(
+            ImageInfo(
+                i, name, original["height"], original["width"], w / original["width"], h / original["height"]
+            )
+        )
+    return ImageBatch(tensor, torch.tensor([a.shape[:2] for a in arrays]), tuple(infos))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_features_proposals_and_detections(
+    name: str, model: RCNN, golden: Path, matcher: Callable[..., list[tuple[int, int]]]
+) -> None:
+    want = np.load(golden / MODEL / f"{name}.npz")
+    images = _images(golden, [name])
+    model.eval()
+    with torch.no_grad():
+        pixels = model.normalize(images)
+        np.testing.assert_allclose(pixels[0, :, :8, :8].flip(0), want["input.corner"], atol=1e-4)
+        features = model.backbone(pixels)
+        scored = model.rpn(features, tuple(pixels.shape[-2:]))
+        proposals = model.rpn.propose(scored, images.sizes, model.rpn.test_rule)
+        found = model.add_masks(features, model.detect(features, proposals, images))[0]
+    for level in range(2, 7):
+        _assert_slice(features[level][0, :4, :6, :6], want[f"feat.p{level}.slice"])
+        assert (
+            abs(float(features[level].mean()) - want[f"feat.p{level}.mean"])
+            < 1e-5 * want[f"feat.p{level}.std"]
+        )
+    assert int(proposals.valid.sum()) == want["rpn.count"]
+    proposed = proposals.boxes[0][proposals.valid[0]].numpy()
+    zeros = np.zeros(len(proposed))
+    count = len(want["rpn.boxes"])
+    pairs = matcher(
+        (want["rpn.boxes"], want["rpn.logits"], np.zeros(count)),
+        (proposed, proposals.scores[0][proposals.valid[0]].numpy(), zeros),
+        iou=0.98, score=1e-3,
+    )  # fmt: skip
+    assert len(pairs) >= 0.99 * count
+    _check_detections(found, want, matcher)
+    _check_results(found, images.infos[0], json.loads((golden / MODEL / f"{name}.json").read_text()), matcher)
+
+
+def _check_detections(found: Detections, want: Any, matcher: Callable[..., list[tuple[int, int]]]) -> None:
+    have = (found.boxes.numpy(), found.scores.numpy(), found.labels.numpy() - 1)
+    pairs = matcher((want["det.boxes"], want["det.scores"], want["det.classes"]), have, iou=0.99, score=1e-3)
+    assert len(pairs) >= 0.99 * len(want["det.scores"]) and len(found) <= 1.01 * len(want["det.scores"])
+    assert found.masks is not None
+    drawn = [(i, j) for i, j in pairs if i < len(want["mask.probs"])]
+    assert len(drawn) >= len(want["mask.probs"]) - 1
+    for i, j in drawn:
+        np.testing.assert_allclose(found.masks[j].numpy(), want["mask.probs"][i], atol=2e-3)
+
+
+def _check_results(
+    found: Detections, info: ImageInfo, want: dict[str, Any], matcher: Callable[..., list[tuple[int, int]]]
+) -> None:
+    """Boxes and pasted masks in the original image."""
+    scale = torch.tensor([info.scale_x, info.scale_y, info.scale_x, info.scale_y])
+    boxes = clip_boxes(found.boxes / scale, torch.tensor([info.height, info.width]))
+    assert found.masks is not None
+    rles = masks_to_rles(
+        found.masks, boxes, info.height, info.width, method=GEOMETRIES["detectron2"].mask_paste
+    )
+    rows = want["instances"]
+    pairs = matcher(
+        (np.array([r["bbox"] for r in rows]), np.array([r["score"] for r in rows]), np.array([r["class"] for r in rows])),
+        (boxes.numpy(), found.scores.numpy(), found.labels.numpy() - 1),
+        iou=0.99, score=1e-3,
+    )  # fmt: skip
+    assert len(pairs) >= 0.99 * len(rows)
+    overlaps = []
+    for i, j in pairs:
+        np.testing.assert_allclose(boxes[j].numpy(), rows[i]["bbox"], atol=0.05)
+        there, here = coco_mask.decode(rows[i]["segmentation"]), coco_mask.decode(rles[j])
+        overlaps.append(np.logical_and(there, here).sum() / max(1, np.logical_or(there, here).sum()))
+    assert min(overlaps) >= 0.97
+
+
+@pytest.mark.slow
+def test_losses_and_gradients(model: RCNN, golden: Path) -> None:
+    want = json.loads((golden / MODEL / "train.json").read_text())
+    names = [name.removesuffix(".jpg") for name in want["files"]]
+    images = _images(golden, names)
+    annotations = json.loads((golden / MODEL / "train_annotations.json").read_text())
+    model.train()
+    model.zero_grad()
+    out = model(Batch(images, _targets(annotations, images)))
+    ours = {"loss_cls": "loss_cls", "loss_box_reg": "loss_bbox", "loss_mask": "loss_mask",
+            "loss_rpn_cls": "loss_rpn_cls", "loss_rpn_loc": "loss_rpn_bbox"}  # fmt: skip
+    for theirs, name in ours.items():
+        assert float(out[name].detach()) == pytest.approx(want["losses"][theirs], rel=1e-3), name
+    counters = {"rpn/num_pos_anchors": "stat_rpn_num_fg", "roi_head/num_fg_samples": "stat_box_num_fg",
+                "fast_rcnn/cls_accuracy": "stat_box_accuracy", "mask_rcnn/accuracy": "stat_mask_accuracy"}  # fmt: skip
+    for theirs, name in counters.items():
+        assert float(out[name]) == pytest.approx(want["storage"][theirs], rel=1e-3), name
+    torch.stack([v for k, v in out.items() if k.startswith("loss_")]).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norms = {name: float(g.norm()) for name, g in to_detectron2(gradients).state.items()}
+    assert set(norms) == set(want["grad_norms_all"])
+    for name, norm in want["grad_norms_all"].items():
+        assert norms[name] == pytest.approx(norm, rel=1e-2), name
+
+
+def _assert_slice(have: torch.Tensor, want: np.ndarray) -> None:
+    np.testing.assert_allclose(have.numpy(), want, atol=1e-4 * np.abs(want).max(), rtol=0)
+
+
+def _targets(annotations: dict[str, Any], images: ImageBatch) -> Targets:
+    """Objects without crowds, scaled to the network frame."""
+    categories = sorted(c["id"] for c in annotations["categories"])
+    ids = {image["file_name"].removesuffix(".jpg"): image["id"] for image in annotations["images"]}
+    per_image = []
+    for info in images.infos:
+        rows = [
+            a for a in annotations["annotations"] if a["image_id"] == ids[info.file_name] and not a["iscrowd"]
+        ]
+        per_image.append([_object(a, info, categories) for a in rows])
+    count = max(len(objects) for objects in per_image)
+    longest = max(len(o[2]) for objects in per_image for o in objects)
+    size = (len(per_image), count)
+    out = Targets(
+        torch.zeros(*size, 4), torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool),
+        torch.zeros(size, dtype=torch.bool), torch.zeros(*size, longest, 4, dtype=torch.float64),
+        torch.zeros(*size, longest, dtype=torch.int64),
+        num_polygons=1 + max(int(o[3].max()) for objects in per_image for o in objects),
+    )  # fmt: skip
+    for b, objects in enumerate(per_image):
+        for g, (box, label, edges, polygon) in enumerate(objects):
+            out.boxes[b, g], out.labels[b, g], out.valid[b, g] = box, label, True
+            out.edges[b, g, : len(edges)] = torch.from_numpy(edges)
+            out.edge_polygon[b, g, : len(edges)] = torch.from_numpy(polygon)
+    return out
+
+
+def _object(
+    annotation: dict[str, Any], info: ImageInfo, categories: list[int]
+) -> tuple[torch.Tensor, int, np.ndarray, np.ndarray]:
+    scale = np.array([info.scale_x, info.scale_y] * 2)
+    x, y, w, h = annotation["bbox"]
+    box = np.array([x, y, x + w, y + h]) * scale
+    limits = np.array([info.width, info.height] * 2) * scale
+    edges, polygon = segmentation_edges([np.asarray(p, dtype=np.float64) for p in annotation["segmentation"]])
+    label = 1 + categories.index(annotation["category_id"])
+    return torch.from_numpy(np.clip(box, 0, limits)).float(), label, edges * scale, polygon

@@ -52,16 +52,23 @@ app = typer.Typer(
 # A value may be negative (`SOLVER.BASE_LR -1`), so what looks like an unknown option is left to the command,
 # which tells numbers from misspelt options (`overrides.py`).
 TAKES_OVERRIDES = {"ignore_unknown_options": True}
-app.command("train", context_settings=TAKES_OVERRIDES)(train.train)
-app.command("test", context_settings=TAKES_OVERRIDES)(test.test)
-app.command("infer")(infer.infer)
-app.command("demo", context_settings=TAKES_OVERRIDES)(demo.demo)
-app.command("knobs")(knobs.knobs)
-app.command("config", context_settings=TAKES_OVERRIDES)(config.config)
-app.command("schema")(config.schema)
-app.add_typer(data_app, name="data", help="Check data sets, look at them, find them.")
-app.command("report")(report.report)
-app.command("doctor")(doctor.doctor)
+# The short help stands in the list of commands, where a narrow terminal leaves it 45 columns.
+app.command("demo", short_help="Try it: train on generated shapes", context_settings=TAKES_OVERRIDES)(
+    demo.demo
+)
+app.command("train", short_help="Train, test and report", context_settings=TAKES_OVERRIDES)(train.train)
+app.command("test", short_help="Measure AP of weights", context_settings=TAKES_OVERRIDES)(test.test)
+app.command("infer", short_help="Find objects in images and draw them")(infer.infer)
+app.command("report", short_help="Write the page of a run")(report.report)
+app.command("knobs", short_help="Say what the settings mean")(knobs.knobs)
+app.command("config", short_help="Show a configuration, resolved", context_settings=TAKES_OVERRIDES)(
+    config.config
+)
+app.command("schema", short_help="Write the schema for editors")(config.schema)
+app.add_typer(
+    data_app, name="data", help="Check data sets and look at them.", short_help="Check and show data sets"
+)
+app.command("doctor", short_help="Show machine, speed, what is missing")(doctor.doctor)
 
 
 @app.callback()
@@ -90,19 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(words, prog_name="detectune")
     except UserError as error:
-        code = 2
-        message = str(error)
+        code, message = 2, str(error)
+        trace = traceback.format_exc()
     except Exception as error:
-        code = 1
-        text = str(error).strip() or "no message"
-        message = f"Failure: {type(error).__name__}: {text}"
+        code, message = 1, f"Failure: {type(error).__name__}: {str(error).strip() or 'no message'}"
+        trace = traceback.format_exc()
         if not debug:
             message += "\nRun again with --debug for the traceback."
     else:
         return
-    if debug:
-        traceback.print_exc()
-    _say(message)
+    _say(trace + message if debug else message)
     sys.exit(code)
 
 

@@ -22,8 +22,8 @@ def test(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE | KEY VALUE]...",
-            help="Settings that replace those of the file, such as TEST.NMS=0.6.",
+            metavar="KEY=VALUE",
+            help="Settings that replace those of the file; KEY VALUE works too.",
             show_default=False,
         ),
     ] = None,
@@ -37,14 +37,13 @@ def test(
     ] = None,
 ) -> None:
     """Measure box and mask AP on TEST.DATASETS and print the table."""
-    from detectune.cli.overrides import check_words
-    from detectune.cli.places import choose_run_directory, find_config
+    from detectune.cli.loading import load_for_command
+    from detectune.cli.places import choose_run_directory
     from detectune.cli.results import ap_table
-    from detectune.config.load import load_config
     from detectune.engine.inference import test as test_run
     from detectune.report.page import write_report
 
-    settings = load_config(find_config(config), check_words(overrides, options=OPTIONS))
+    settings = load_for_command(config, overrides, options=OPTIONS)
     if not settings.TEST.DATASETS:
         raise UserError(
             "TEST.DATASETS is empty, so there is nothing to test on; name a data set, for example "

@@ -25,8 +25,8 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE | KEY VALUE]...",
-            help="Settings that replace those of the file, such as SOLVER.BASE_LR=0.01.",
+            metavar="KEY=VALUE",
+            help="Settings that replace those of the file; KEY VALUE works too.",
             show_default=False,
         ),
     ] = None,
@@ -41,11 +41,10 @@ def train(
 
     The same command again goes on where an interrupted run stopped.
     """
-    from detectune.cli.overrides import check_words
-    from detectune.cli.places import choose_run_directory, find_config
-    from detectune.config.load import load_config
+    from detectune.cli.loading import load_for_command
+    from detectune.cli.places import choose_run_directory
 
-    settings = load_config(find_config(config), check_words(overrides, options=OPTIONS))
+    settings = load_for_command(config, overrides, options=OPTIONS)
     directory = choose_run_directory(settings, output=output, name=config)
     train_and_report(settings, directory, config_name=config)
 

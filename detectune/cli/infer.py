@@ -1,0 +1,132 @@
+"""`detectune infer`: draw detections into images and write them in COCO's results form."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detectune.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from detectune.engine.inference import Predictor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+OPTIONS = ("--weights", "--output", "--thresh", "--set", "--debug", "--help")
+
+
+def infer(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a packaged one.")
+    ],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE_OR_DIR...", help="Images, or folders that are searched for images."),
+    ],
+    weights: Annotated[Path, typer.Option(help="Weights file, such as a run's model_final.safetensors.")],
+    output: Annotated[Path, typer.Option(help="Folder for the drawn images and detections.json.")],
+    thresh: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Least score that is drawn and written. Default: VIS_TH."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting to change, such as TEST.NMS=0.6; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Find objects in images: draw boxes, masks, labels and scores; write detections.json.
+
+    A file that cannot be read is named at the end; the others are done.
+    """
+    from detectune.cli.loading import load_for_command
+    from detectune.engine.inference import Predictor
+    from detectune.engine.run_directory import output_errors, write_text
+
+    settings = load_for_command(config, set_, options=OPTIONS)
+    if not weights.expanduser().is_file():
+        raise UserError(f"There is no weights file {weights}.")
+    files = find_images(images, beside=output)
+    least = settings.VIS_TH if thresh is None else thresh
+    predictor = Predictor(settings, weights.expanduser())
+    output = output.expanduser()
+    with output_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    try:
+        for number, (file, name) in enumerate(files, start=1):
+            try:
+                found = infer_one(predictor, file, output / drawn_name(name), least=least)
+            except DataError as error:
+                unreadable.append(str(error))
+                continue
+            rows += [{"file_name": name, "image_id": number, **row} for row in found]
+            print(f"{number}/{len(files)}  {name}: {len(found)} found", flush=True)
+    finally:  # what was found before an interruption or a full disk stays
+        write_text(output / "detections.json", json.dumps(rows, indent=1) + "\n")
+    done = len(files) - len(unreadable)
+    print(f"{len(rows)} detections in {done} images; drawn images and detections.json are in {output}")
+    if unreadable:
+        print("\n".join(unreadable), file=sys.stderr)
+        raise UserError(f"{len(unreadable)} of {len(files)} images could not be read; they are named above.")
+
+
+def infer_one(predictor: Predictor, file: Path, target: Path, *, least: float) -> list[dict[str, Any]]:
+    """Detect in one image, save it drawn to `target`, and return its rows for detections.json."""
+    import numpy as np
+    from PIL import Image
+
+    from detectune.data.images import load_image
+    from detectune.engine.run_directory import output_errors
+    from detectune.engine.visualize import draw_detections
+
+    image = load_image(file)
+    found = predictor(image)
+    found = found[found.scores >= least]
+    drawn = draw_detections(image, found, predictor.class_info)
+    with output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(drawn)).save(target, quality=92)
+    return predictor.rows(found)
+
+
+def find_images(given: Sequence[Path], *, beside: Path) -> list[tuple[Path, str]]:
+    """Every image file, with a name that is unique: relative to the folder it was found in.
+
+    What lies in `beside`, the output of an earlier call perhaps, is left out.
+    """
+    found: dict[str, Path] = {}
+    output = beside.expanduser().resolve()
+    for place in (path.expanduser() for path in given):
+        if not place.exists():
+            raise UserError(f"There is no image or folder {place}.")
+        files = [place] if place.is_file() else _images_in(place, output)
+        if not files:
+            raise UserError(f"There is no image in {place}; looked for {', '.join(sorted(SUFFIXES))}.")
+        for file in files:
+            name = file.name if place.is_file() else file.relative_to(place).as_posix()
+            if found.get(name, file) != file:  # the same name in another folder
+                name = f"{file.parent.name}/{name}"
+            number = 2
+            while found.get(name, file) != file:
+                name = f"{number}_{name}"
+                number += 1
+            found[name] = file
+    return [(file, name) for name, file in found.items()]
+
+
+def drawn_name(name: str) -> str:
+    """The file name of a drawn image: JPEG, telling apart inputs that differ in their suffix alone."""
+    path = Path(name)
+    return name if path.suffix.lower() in (".jpg", ".jpeg") else f"{name}.jpg"
+
+
+def _images_in(folder: Path, output: Path) -> list[Path]:
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in files if output not in file.resolve().parents)

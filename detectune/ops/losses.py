@@ -75,6 +75,27 @@ def mask_bce(
     return binary_cross_entropy(chosen, targets, mask, normalizer=normalizer) / pixels
 
 
+def sigmoid_focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    valid: Tensor,
+    *,
+    alpha: float,
+    gamma: float,
+    normalizer: Tensor | float,
+) -> Tensor:
+    """RetinaNet's loss (Lin 2017, eq. 5): sigmoid cross entropy times alpha_t (1 - p_t)^gamma, over valid elements.
+
+    Logits, targets in 0..1 and valid are [...]; alpha weighs the positives and 1 - alpha the negatives.
+    """
+    logits = _at_least_float32(logits).where(valid, 0.0)
+    targets = targets.to(logits.dtype).where(valid, 0.0)
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    wrong = torch.sigmoid(logits) * (1 - targets) + torch.sigmoid(-logits) * targets  # 1 - p_t
+    weight = (alpha * targets + (1 - alpha) * (1 - targets)) * wrong**gamma
+    return (weight * entropy).where(valid, 0.0).sum() / normalizer
+
+
 def select_channel(maps: Tensor, channel: Tensor) -> Tensor:
     """Channel channel[r] of each map r: [R, C, M, M] and int64 [R] give [R, M, M]."""
     index = channel[:, None, None, None].expand(-1, 1, *maps.shape[2:])

@@ -119,8 +119,8 @@ def sample_rows(
         index = torch.where(is_fg, from_fg, from_bg)
     else:
         index = from_bg
-    drawn_as_bg = torch.zeros_like(bg).scatter_reduce(1, index, valid & ~is_fg, "amax")
-    valid = valid & ~(is_fg & drawn_as_bg.gather(1, index))
+    times_bg = torch.zeros_like(bg, dtype=torch.int32).scatter_add(1, index, (valid & ~is_fg).to(torch.int32))
+    valid = valid & ~(is_fg & (times_bg.gather(1, index) > 0))
     return Sampled(torch.where(valid, index, 0), is_fg & valid, valid)
 
 
@@ -156,37 +156,62 @@ def _match_by_runs(
     ties_best = torch.zeros((batch, num_anchors), dtype=torch.bool)
     for b in range(batch):
         real = gt_valid[b].nonzero()[:, 0]
+        if not len(real):
+            continue
         boxes, own = gt_boxes[b, real], corners if corners.dim() == 2 else corners[b]
-        visits = []  # (run of anchors, objects met there, the best overlap of each in this run)
-        best_of_gt = torch.zeros(len(real))
-        for run, met in _meetings(boxes, own, offset):
-            iou = _overlaps(boxes[met], own[:, run], offset)  # [m, run]
-            run_best = iou.amax(dim=0)
-            earliest = (iou - run_best).sign_().add_(1).mul_(_FIRST_WINS - met[:, None]).amax(dim=0)
-            best[b, run] = run_best
-            index[b, run] = real[(_FIRST_WINS - earliest).long()].masked_fill_(run_best == 0, 0)
-            if want_ties:
-                peaks = iou.amax(dim=1)
-                best_of_gt[met] = torch.maximum(best_of_gt[met], peaks)
-                visits.append((run, met, peaks))
-        for run, met, peaks in visits:
-            peak = (peaks == best_of_gt[met]) & (peaks > 0)
-            if peak.any():
-                iou = _overlaps(boxes[met[peak]], own[:, run], offset)
-                ties_best[b, run] = (iou == peaks[peak, None]).any(dim=0)
+        around = torch.cat((boxes[:, :2].amin(dim=0), boxes[:, 2:].amax(dim=0)))
+        rows = (
+            _touching(around[:2, None], around[2:, None], own[:2], own[2:], offset).all(dim=0).nonzero()[:, 0]
+        )
+        if len(rows) < num_anchors // 2:  # padding, or a caller who moved anchors away
+            found = _match_image(boxes, own[:, rows], offset, want_ties)
+            best[b, rows], index[b, rows], ties_best[b, rows] = found[0], real[found[1]], found[2]
+        else:
+            best[b], nearest, ties_best[b] = _match_image(boxes, own, offset, want_ties)
+            index[b] = real[nearest]
+    return best, index.masked_fill_(best == 0, 0), ties_best
+
+
+def _match_image(
+    boxes: Tensor, corners: Tensor, offset: float, want_ties: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best overlap, row of `boxes` [g, 4] and "ties a row's best", each [A], for anchors as corners [4, A]."""
+    num_anchors = corners.shape[-1]
+    best = torch.zeros(num_anchors)
+    index = torch.zeros(num_anchors, dtype=torch.int64)
+    ties_best = torch.zeros(num_anchors, dtype=torch.bool)
+    visits = []  # (run of anchors, rows met there, the best overlap of each in this run)
+    best_of_row = torch.zeros(len(boxes))
+    for run, met in _meetings(boxes, corners, offset):
+        iou = _overlaps(boxes[met], corners[:, run], offset)  # [m, run]
+        best[run] = iou.amax(dim=0)
+        earliest = (iou - best[run]).sign_().add_(1).mul_(_FIRST_WINS - met[:, None]).amax(dim=0)
+        index[run] = (_FIRST_WINS - earliest).long()
+        if want_ties:
+            peaks = iou.amax(dim=1)
+            best_of_row[met] = torch.maximum(best_of_row[met], peaks)
+            visits.append((run, met, peaks))
+    for run, met, peaks in visits:
+        peak = (peaks == best_of_row[met]) & (peaks > 0)
+        if peak.any():
+            iou = _overlaps(boxes[met[peak]], corners[:, run], offset)
+            ties_best[run] = (iou == peaks[peak, None]).any(dim=0)
     return best, index, ties_best
 
 
 def _meetings(boxes: Tensor, corners: Tensor, offset: float) -> Iterator[tuple[slice, Tensor]]:
     """Runs of consecutive anchors, and the rows of `boxes` [g, 4] that overlap the box around each run at all."""
-    num_anchors = corners.shape[-1]
-    for start in range(0, num_anchors, _RUN):
-        run = slice(start, min(start + _RUN, num_anchors))
+    for start in range(0, corners.shape[-1], _RUN):
+        run = slice(start, start + _RUN)
         low, high = corners[:2, run].amin(dim=1), corners[2:, run].amax(dim=1)
-        overlap = torch.minimum(boxes[:, 2:], high) - torch.maximum(boxes[:, :2], low) + offset
-        met = (overlap > 0).all(dim=1).nonzero()[:, 0]
+        met = _touching(boxes[:, :2], boxes[:, 2:], low, high, offset).all(dim=1).nonzero()[:, 0]
         if len(met):
             yield run, met
+
+
+def _touching(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor, offset: float) -> Tensor:
+    """Whether intervals overlap by more than nothing, with the rounding of `_overlaps`."""
+    return torch.minimum(high, other_high) - torch.maximum(low, other_low) + offset > 0
 
 
 def _overlaps(boxes: Tensor, corners: Tensor, offset: float) -> Tensor:

@@ -80,6 +80,23 @@ def test_mask_loss_looks_at_the_objects_own_channel() -> None:
     assert touched.nonzero().tolist() == [[0, 2], [1, 0], [3, 1]]
 
 
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.5)])
+def test_focal_loss_equals_the_formula(alpha: float, gamma: float) -> None:
+    logits, targets = numbers(4, 6) * 3, numbers(4, 6, seed=1) > 0.5
+    valid = numbers(4, 6, seed=2) > -0.5
+    expected = 0.0
+    for x, t in zip(logits[valid].tolist(), targets[valid].tolist(), strict=True):
+        p = 1 / (1 + math.exp(-x))
+        p_t, alpha_t = (p, alpha) if t else (1 - p, 1 - alpha)
+        expected -= alpha_t * (1 - p_t) ** gamma * math.log(p_t)
+    out = ops.sigmoid_focal_loss(logits, targets, valid, alpha=alpha, gamma=gamma, normalizer=3)
+    torch.testing.assert_close(out, torch.tensor(expected / 3, dtype=torch.float64))
+    leaf = logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: ops.sigmoid_focal_loss(x, targets, valid, alpha=alpha, gamma=gamma, normalizer=3), leaf
+    )
+
+
 POISON = (float("nan"), float("inf"), 1e30)
 
 

@@ -92,6 +92,19 @@ def test_routes_agree_whatever_the_chunks(random_boxes, monkeypatch, shared_anch
     assert valid.gather(1, found[0].index)[found[0].label == 1].all(), "padding never matches"
 
 
+def test_anchors_out_of_reach_are_skipped_without_effect(random_boxes) -> None:
+    gt, valid = random_boxes(2, 4, seed=1), torch.ones(2, 4, dtype=torch.bool)
+    anchors = random_boxes(2, 100, seed=2)
+    anchors[:, 10:70] -= 1e6
+    found = [
+        match_anchors(gt, valid, anchors, high=0.4, low=0.2, allow_low_quality=True, static=static)
+        for static in (True, False)
+    ]
+    for field in ("index", "iou", "label"):
+        assert torch.equal(getattr(found[0], field), getattr(found[1], field)), field
+    assert (found[0].label == 1).any() and (found[1].iou[:, 10:70] == 0).all()
+
+
 @ROUTES
 def test_images_without_objects_are_all_background(random_boxes, static) -> None:
     anchors = random_boxes(20)

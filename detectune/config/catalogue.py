@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
 from typing import Any
 
 from detectune.config.knob import Knob, collect_knobs
@@ -18,6 +17,9 @@ KNOBS: dict[str, Knob] = collect_knobs(Config)
 SECTIONS: frozenset[str] = frozenset(
     key.rsplit(".", depth)[0] for key in KNOBS for depth in range(1, key.count(".") + 1)
 )
+
+LEAST_LIKENESS = 0.65  # of the last parts of two keys, by difflib; below it a proposal would only confuse
+SECTION_WEIGHT = 0.2
 
 
 def find_knobs(pattern: str | None = None) -> list[Knob]:
@@ -39,20 +41,17 @@ def find_knobs(pattern: str | None = None) -> list[Knob]:
 def nearest_keys(key: str, *, count: int = 1) -> list[str]:
     """Known keys and sections that a wrong key may have meant, most likely first; often one, maybe none.
 
-    A misspelt last part in the right section comes first, then the same last part in another section, then whole
-    paths that look alike.
+    The last part decides, the section tips the balance: SOLVER.BASE_LRR means SOLVER.BASE_LR, and TRAIN.MAX_ITERS
+    means SOLVER.MAX_ITER rather than TRAIN.EVAL_ITERS.
     """
-    wanted = key.upper().strip()
-    section, _, last = wanted.rpartition(".")
-    names = [*KNOBS, *SECTIONS]
-    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
-    found = [siblings[near] for near in _close(last, siblings, count)]
-    found += [name for name in KNOBS if name.rpartition(".")[2] == last]
-    found += _close(wanted, names, count)
-    if not found:
-        lasts = {name.rpartition(".")[2]: name for name in reversed(names)}
-        found = [lasts[near] for near in _close(last, lasts, count)]
-    return list(dict.fromkeys(found))[:count]
+    section, _, last = key.upper().strip().rpartition(".")
+    scores: dict[str, float] = {}
+    for name in (*KNOBS, *sorted(SECTIONS)):
+        its_section, _, its_last = name.rpartition(".")
+        likeness = _likeness(last, its_last)
+        if likeness >= LEAST_LIKENESS:
+            scores[name] = likeness + SECTION_WEIGHT * _likeness(section, its_section)
+    return sorted(scores, key=scores.__getitem__, reverse=True)[:count]
 
 
 def nearest_key(key: str) -> str | None:
@@ -69,10 +68,12 @@ def as_record(knob: Knob) -> dict[str, Any]:
     limits = dict(record["range"] or {})
     if knob.choices is not None:
         limits["choices"] = list(knob.choices)
+    if knob.search is not None and knob.search.choices is not None:
+        record["search"] = {"choices": list(knob.search.choices)}
     doc = f"{knob.doc} Obsolete: {knob.obsolete}" if knob.obsolete else knob.doc
     names = ("key", "default", "type", "doc", "unit", "range", "kind", "stage", "search", "source")
     return {name: record[name] for name in names} | {"doc": doc, "range": limits or None}
 
 
-def _close(word: str, among: Iterable[str], count: int) -> list[str]:
-    return difflib.get_close_matches(word, list(among), n=count, cutoff=0.6)
+def _likeness(word: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, word, other).ratio() if word != other else 1.0

@@ -182,6 +182,7 @@ def match_detections(
     Each side is boxes [N, 4], scores [N], labels [N].
     """
     boxes, scores, labels = have
+    boxes = np.asarray(boxes, dtype=np.float64)
     free = np.ones(len(scores), dtype=bool)
     pairs = []
     for i in range(len(want[1])):
@@ -189,7 +190,8 @@ def match_detections(
         x2, y2 = np.minimum(boxes[:, 2:], want[0][i, 2:]).T
         inter = np.clip(x2 - x1, 0, None) * np.clip(y2 - y1, 0, None)
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        overlap = inter / (area + np.prod(want[0][i, 2:] - want[0][i, :2]) - inter)
+        union = area + np.prod(want[0][i, 2:] - want[0][i, :2]) - inter
+        overlap = inter / np.maximum(union, 1e-9)
         near = free & (labels == want[2][i]) & (np.abs(scores - want[1][i]) <= score)
         overlap = np.where(near, overlap, -1)
         if len(overlap) and overlap.max() >= iou:

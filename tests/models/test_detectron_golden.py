@@ -1,0 +1,118 @@
+"""Detectron's Faster R-CNN R-50-FPN, from its seeded weights: input, features, proposals, head, detections.
+
+Numbers and conventions: golden/detectron/README.md and CONVENTIONS.md of the shared data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detectune.models.build import build_detector
+from detectune.models.rcnn import RCNN
+from detectune.structures import ImageBatch, ImageInfo
+from detectune.weights.detectron import from_detectron
+from detectune.weights.native import fit_weights
+
+MODEL = "e2e_faster_rcnn_R-50-FPN_1x"
+INCLUSIVE = np.array([0.0, 0, 1, 1])  # makes widths of inclusive boxes x2 - x1
+IMAGES = ["33823288584_1d21cf0a26_k", "17790319373_bd19b24cfc_k"]
+BLOBS = {2: "fpn_res2_2_sum", 3: "fpn_res3_3_sum", 4: "fpn_res4_5_sum", 5: "fpn_res5_2_sum",
+         6: "fpn_res5_2_sum_subsampled_2x"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Path:
+    return shared / "golden" / "detectron" / MODEL
+
+
+@pytest.fixture(scope="module")
+def model(
+    make_config: Callable[..., Any], full_size: dict[str, Any], detectron_blobs: Callable[..., Any]
+) -> RCNN:
+    config = make_config(
+        full_size | {"MODEL.GEOMETRY": "detectron", "MODEL.NUM_CLASSES": 81, "MODEL.MASK_ON": False}
+    )
+    model = build_detector(config)
+    converted = from_detectron(detectron_blobs(MODEL))
+    assert converted.unused == ()
+    report = fit_weights(model, converted.state)
+    assert report.complete and not report.unexpected, str(report)
+    return model.eval()
+
+
+def _image(golden: Path, name: str, want: dict[str, Any]) -> ImageBatch:
+    """The photograph resized as Detectron resizes: by the factor, not to a size; then padded to a multiple of 32."""
+    pixels = np.asarray(Image.open(golden.parents[1] / "images" / f"{name}.jpg").convert("RGB"))
+    if hashlib.sha256(pixels[:, :, ::-1].tobytes()).hexdigest() != want["decoded_bgr_sha256"]:
+        pytest.skip("this machine's JPEG decoder gives other pixels than the golden's")
+    scale = want["im_scale"]
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+    height, width = round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)
+    framed = torch.nn.functional.pad(tensor, (0, 2, 0, 2), mode="replicate")  # the last rows may round up
+    resized = torch.nn.functional.interpolate(
+        framed, scale_factor=scale, mode="bilinear", recompute_scale_factor=False
+    )[..., :height, :width]
+    padded = torch.zeros(1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+    padded[..., :height, :width] = resized
+    info = ImageInfo(0, name, *pixels.shape[:2], scale, scale)
+    return ImageBatch(padded, torch.tensor([[height, width]]), (info,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_features_proposals_and_detections(
+    name: str, model: RCNN, golden: Path, matcher: Callable[..., list[tuple[int, int]]]
+) -> None:
+    result = json.loads((golden / "results.json").read_text())[f"{name}.jpg"]
+    want = np.load(golden / f"intermediates_{name}.npz")
+    images = _image(golden, name, result)
+    with torch.no_grad():
+        pixels = model.normalize(images)
+        np.testing.assert_allclose(pixels[0, :, :8, :8].flip(0), want["data/crop_0_0"], atol=2e-3)
+        features = model.backbone(pixels)
+        scored = model.rpn(features, tuple(pixels.shape[-2:]))
+        sizes = torch.tensor([pixels.shape[-2:]])
+        proposals = model.rpn.propose(scored, sizes, model.rpn.test_rule)
+        out = model.box_head(
+            model.box_pooler(
+                features,
+                torch.from_numpy(want["head/rois"][:, 1:]),
+                torch.zeros(32, dtype=torch.int64),
+                static=False,
+            )
+        )
+        found = model.predict(images)[0]
+    for level, blob in BLOBS.items():
+        slice_ = want[f"feat/{blob}/slice"]
+        have = features[level][0, :4, :6, :6].numpy()
+        np.testing.assert_allclose(have, slice_, atol=1e-4 * np.abs(slice_).max(), rtol=0)
+    count = len(want["proposals/boxes"])
+    kept = proposals.valid[0]
+    assert int(kept.sum()) == result["num_proposals"]
+    pairs = matcher(
+        (want["proposals/boxes"] + INCLUSIVE, want["proposals/scores"], np.zeros(count)),
+        (proposals.boxes[0][kept].numpy() + INCLUSIVE, proposals.scores[0][kept].sigmoid().numpy(), np.zeros(int(kept.sum()))),
+        iou=0.98, score=1e-3,
+    )  # fmt: skip
+    assert len(pairs) >= 0.99 * count
+    np.testing.assert_allclose(out.logits.numpy(), want["head/cls_score"], atol=2e-3)
+    np.testing.assert_allclose(out.deltas.numpy(), want["head/bbox_pred"], atol=2e-3)
+
+    detected = result["detections"]
+    rows = np.array([d["category_id"] for d in detected])
+    reference = (np.array([d["bbox"] for d in detected]), np.array([d["score"] for d in detected]), rows)
+    original = (found.boxes / result["im_scale"]).numpy()
+    labels = found.labels.numpy()
+    pairs = matcher(reference, (original, found.scores.numpy(), labels), iou=0.99, score=1e-3)
+    assert len(pairs) == len(detected) == len(found)
+    for i, j in pairs:
+        np.testing.assert_allclose(original[j], reference[0][i], atol=0.05)

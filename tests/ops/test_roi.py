@@ -60,7 +60,7 @@ def slow_roi_align(plane: Tensor, box, scale: float, resolution: int, sampling: 
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("sampling", [0, 1, 2, 3])
 def test_roi_align_equals_sampling_by_hand(static: bool, aligned: bool, sampling: int) -> None:
-    features = torch.randn(2, 1, 9, 11, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(2, 1, 9, 11, generator=torch.Generator().manual_seed(0)).expand(2, 48, 9, 11)
     boxes = torch.tensor(
         [[3.0, 5.0, 30.0, 20.0], [-9.0, -6.0, 12.0, 50.0], [8.0, 8.0, 9.0, 9.5], [30.0, 2.0, 60.0, 8.0]]
     )
@@ -75,7 +75,7 @@ def test_roi_align_equals_sampling_by_hand(static: bool, aligned: bool, sampling
     out = roi_align(features, boxes, image, **args)
     for r, box in enumerate(boxes.tolist()):
         expected = slow_roi_align(features[int(image[r]), 0], box, 0.25, 3, sampling, aligned)
-        torch.testing.assert_close(out[r, 0], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(out[r], expected.expand(48, 3, 3), rtol=1e-4, atol=1e-5)
     joined = torch.cat((image[:, None].float(), boxes), dim=1)
     assert torch.equal(roi_align(features, joined, **args), out)
 
@@ -142,23 +142,28 @@ def test_scratch_of_rows_is_bounded_by_slices(random_boxes, monkeypatch) -> None
         )
 
 
-def test_few_regions_of_a_map_in_another_order_take_the_kernel(random_boxes, monkeypatch) -> None:
+def test_the_faster_route_is_taken_where_it_pays(random_boxes, monkeypatch) -> None:
     def refuse(*args: object, **kwargs: object) -> Tensor:
-        raise AssertionError("the map would have been rearranged for three regions")
+        raise AssertionError("took rows")
 
     monkeypatch.setattr(roi, "roi_align_rows", refuse)
-    features, boxes, image = torch.randn(1, 8, 100, 100), random_boxes(3), torch.zeros(3, dtype=torch.int64)
-    assert roi_align(features, boxes, image, spatial_scale=0.25, **ALIGN).shape == (3, 8, 3, 3)
-    with pytest.raises(AssertionError, match="rearranged"):
-        roi_align(features.to(memory_format=torch.channels_last), boxes, image, spatial_scale=0.25, **ALIGN)
+    boxes, image = random_boxes(3), torch.zeros(3, dtype=torch.int64)
+    narrow, wide = torch.randn(1, 8, 60, 60), torch.randn(1, 64, 60, 60)
+    for features in (narrow, narrow.to(memory_format=torch.channels_last), wide):
+        assert roi_align(features, boxes, image, spatial_scale=0.25, **ALIGN).shape[0] == 3
+    for features, count in ((wide.to(memory_format=torch.channels_last), 3), (wide, 60)):
+        with pytest.raises(AssertionError, match="took rows"):
+            roi_align(
+                features, boxes.repeat(count // 3, 1), image.repeat(count // 3), spatial_scale=0.25, **ALIGN
+            )
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_coordinates_stay_precise_for_half_precision_features(channels_last: bool) -> None:
-    features = torch.randn(1, 4, 40, 400, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    features = torch.randn(1, 48, 40, 100, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     if channels_last:
         features = features.to(memory_format=torch.channels_last)
-    boxes = torch.tensor([[1001.3, 10.2, 1055.9, 77.7]])
+    boxes = torch.tensor([[301.3, 10.2, 355.9, 77.7]])
     image = torch.zeros(1, dtype=torch.int64)
     out = roi_align(features, boxes, image, spatial_scale=0.25, **ALIGN)
     assert out.dtype == torch.bfloat16
@@ -218,9 +223,10 @@ def test_levels_of_boundary_and_degenerate_boxes() -> None:
 
 
 def pyramid(requires_grad: bool = False) -> list[Tensor]:
+    """Wide enough that the walking route takes `ops.roi_rows`."""
     numbers = torch.Generator().manual_seed(0)
     return [
-        torch.randn(2, 3, 32 // 2**i, 48 // 2**i, generator=numbers).requires_grad_(requires_grad)
+        torch.randn(2, 48, 32 // 2**i, 48 // 2**i, generator=numbers).requires_grad_(requires_grad)
         for i in range(3)
     ]
 
@@ -271,7 +277,7 @@ def test_no_regions(static: bool) -> None:
     out = multilevel_roi_align(
         features, torch.zeros(0, 4), none, strides=(4, 8, 16), levels=none, static=static, **ALIGN
     )
-    assert out.shape == (0, 3, 3, 3)
+    assert out.shape == (0, 48, 3, 3)
     out.sum().backward()
     assert all(f.grad is not None and (f.grad == 0).all() for f in features)
 

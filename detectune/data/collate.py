@@ -1,0 +1,72 @@
+"""Samples of one batch -> padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectune.data.transforms import Objects
+from detectune.structures import Batch, ImageBatch, ImageInfo, Targets
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image in the network frame; `objects` with dialect boxes."""
+
+    pixels: Tensor  # [3, h, w]
+    objects: Objects
+    info: ImageInfo
+
+
+def collate(samples: Sequence[Sample], *, stride: int, masks: bool, keypoints: bool) -> Batch:
+    """Images padded right and below to a common multiple of `stride`, objects to the batch's maxima."""
+    sizes = torch.tensor([sample.pixels.shape[1:] for sample in samples], dtype=torch.int64)
+    height, width = (-(-int(side) // stride) * stride for side in sizes.amax(0))
+    tensor = torch.zeros((len(samples), 3, height, width), dtype=samples[0].pixels.dtype)
+    for image, sample in zip(tensor, samples, strict=True):
+        image[:, : sample.pixels.shape[1], : sample.pixels.shape[2]] = sample.pixels
+    images = ImageBatch(tensor, sizes, tuple(sample.info for sample in samples))
+    return Batch(
+        images, pad_objects([sample.objects for sample in samples], masks=masks, keypoints=keypoints)
+    )
+
+
+def pad_objects(objects: Sequence[Objects], *, masks: bool, keypoints: bool) -> Targets:
+    """G is the largest number of objects of an image, E the largest number of edges of an object; both may be 0."""
+    num_images = len(objects)
+    most = max((len(own) for own in objects), default=0)
+    boxes = np.zeros((num_images, most, 4), dtype=np.float32)
+    labels = np.zeros((num_images, most), dtype=np.int64)
+    is_crowd = np.zeros((num_images, most), dtype=bool)
+    valid = np.zeros((num_images, most), dtype=bool)
+    for i, own in enumerate(objects):
+        n = len(own)
+        boxes[i, :n], labels[i, :n], is_crowd[i, :n], valid[i, :n] = own.boxes, own.labels, own.is_crowd, True
+    targets = Targets(
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        is_crowd=torch.from_numpy(is_crowd),
+        valid=torch.from_numpy(valid),
+    )
+    if masks:
+        longest = max((len(edges) for own in objects for edges in own.edges), default=0)
+        edges = np.zeros((num_images, most, longest, 4), dtype=np.float64)
+        polygon = np.zeros((num_images, most, longest), dtype=np.int64)
+        for i, own in enumerate(objects):
+            for j, (lines, rings) in enumerate(zip(own.edges, own.edge_polygon, strict=True)):
+                edges[i, j, : len(lines)], polygon[i, j, : len(lines)] = lines, rings
+        targets.edges, targets.edge_polygon = torch.from_numpy(edges), torch.from_numpy(polygon)
+        targets.num_polygons = int(polygon.max(initial=0)) + 1
+    if keypoints:
+        points = [own.keypoints for own in objects if own.keypoints is not None]
+        num_points = points[0].shape[1] if points else 0
+        padded = np.zeros((num_images, most, num_points, 3), dtype=np.float32)
+        for i, own in enumerate(objects):
+            if own.keypoints is not None:
+                padded[i, : len(own)] = own.keypoints
+        targets.keypoints = torch.from_numpy(padded)
+    return targets

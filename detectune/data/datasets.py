@@ -1,0 +1,48 @@
+"""Names of data sets -> where they lie. Built-in ones are made when first asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectune.data.shapes import DatasetPaths, make_shapes
+from detectune.errors import DataError
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A data set that comes with the package."""
+
+    doc: str
+    make: Callable[[], DatasetPaths]
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "shapes_train": BuiltIn(
+        "600 generated images of coloured shapes with boxes, outlines and keypoints.",
+        lambda: make_shapes(split="train", num_images=600),
+    ),
+    "shapes_val": BuiltIn(
+        "150 more of them, for testing.",
+        lambda: make_shapes(split="val", num_images=150),
+    ),
+}
+
+
+def resolve_dataset(name: str, datasets: Mapping[str, Any]) -> DatasetPaths:
+    """Images and annotations of `name`: an entry of `datasets` (the key DATASETS), else a built-in one."""
+    if name in datasets:
+        entry = datasets[name]
+        return DatasetPaths(Path(entry["images"]), Path(entry["annotations"]))
+    if name in BUILT_IN:
+        return BUILT_IN[name].make()
+    known = sorted({*datasets, *BUILT_IN})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise DataError(
+        f"The data set {name!r} is not known{hint} Known: {', '.join(known)}. Add your own in the YAML file: "
+        f"DATASETS: {{{name}: {{images: folder, annotations: file.json}}}}"
+    )

@@ -18,10 +18,10 @@ _OUR_EPS = 1e-5
 _BODY = [
     ("conv1.weight", "stem.conv1.weight"),
     ("bn1.{rest}", "stem.conv1.norm.{rest}"),
-    ("layer{n}.{n2}.downsample.0.{rest}", "res{n}.{n2}.shortcut.{rest}"),
+    ("layer{n}.{n2}.downsample.0.{p}", "res{n}.{n2}.shortcut.{p}"),
     ("layer{n}.{n2}.downsample.1.{rest}", "res{n}.{n2}.shortcut.norm.{rest}"),
     ("layer{n}.{n2}.bn{n3}.{rest}", "res{n}.{n2}.conv{n3}.norm.{rest}"),
-    ("layer{n}.{n2}.conv{n3}.{rest}", "res{n}.{n2}.conv{n3}.{rest}"),
+    ("layer{n}.{n2}.conv{n3}.{p}", "res{n}.{n2}.conv{n3}.{p}"),
 ]
 
 # body levels and layer numbers count from 0 or 1 there; `_shifted` moves them

@@ -133,7 +133,7 @@ def _check_results(
     )
     rows = want["instances"]
     pairs = matcher(
-        (np.array([r["bbox"] for r in rows]), np.array([r["score"] for r in rows]), np.array([r["class"] for r in rows])),
+        tuple(np.array([row[key] for row in rows]) for key in ("bbox", "score", "class")),
         (boxes.numpy(), found.scores.numpy(), found.labels.numpy() - 1),
         iou=0.99, score=1e-3,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detectune.data.json_file import read_json
 from detectune.data.shapes import DatasetPaths, make_shapes
 from detectune.errors import DataError
 
@@ -46,3 +47,36 @@ def resolve_dataset(name: str, datasets: Mapping[str, Any]) -> DatasetPaths:
         f"The data set {name!r} is not known{hint} Known: {', '.join(known)}. Add your own in the YAML file: "
         f"DATASETS: {{{name}: {{images: folder, annotations: file.json}}}}"
     )
+
+
+def locate_dataset(given: str, images: str | None = None) -> DatasetPaths:
+    """What `detectune data` is given: a built-in name, or an annotation file and perhaps its folder of images.
+
+    Without a folder the usual places around the file are tried: beside it, `images`, COCO's `train2017`, ...
+    """
+    if given in BUILT_IN:
+        return resolve_dataset(given, {})
+    annotations = Path(given)
+    if images is not None:
+        return DatasetPaths(Path(images), annotations)
+    names = [
+        entry["file_name"]
+        for entry in read_json(annotations)["images"]
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
+    ]
+    folder = annotations.resolve().parent
+    split = annotations.stem.rpartition("_")[2]
+    tried = [
+        base / name if name else base
+        for base in (folder, folder.parent)
+        for name in ("", "images", split, f"images/{split}", annotations.stem)
+    ]
+    # One file may be missing; the folder that has most of a few is meant.
+    probes = names[:: max(1, len(names) // 20)]
+    best = max(tried, key=lambda place: sum((place / name).is_file() for name in probes))
+    if probes and not any((best / name).is_file() for name in probes):
+        raise DataError(
+            f"{annotations}: its images, such as {probes[0]}, are neither beside it nor in the usual folders around "
+            "it; name their folder with --images."
+        )
+    return DatasetPaths(best, annotations)

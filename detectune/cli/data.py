@@ -1,0 +1,97 @@
+"""`detectune data check` and `detectune data show`: is this data set what I think it is?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+FileArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="Annotation file (COCO JSON), or a built-in name such as shapes_train."
+    ),
+]
+ImagesOption = Annotated[
+    str | None, typer.Option("--images", metavar="DIR", help="Folder of its images; looked for if not given.")
+]
+
+
+@app.command("check")
+def check(
+    file: FileArgument,
+    images: ImagesOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not open the images, only look that they exist.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Count what a data set contains and name what is wrong with it.
+
+    Exit code 2 if something would stop training.
+    """
+    from detectune.data.check import check_dataset
+    from detectune.data.datasets import locate_dataset
+    from detectune.data.loader import available_cpus
+    from detectune.errors import DataError
+
+    place = locate_dataset(file, images)
+    report = check_dataset(
+        place.annotations,
+        place.images,
+        read_images=not quick,
+        num_threads=available_cpus(),
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    print(json.dumps(report.to_json(), indent=2) if as_json else report.to_text())
+    if report.fatal:
+        counts = ", ".join(f"{kind} ({report.problems.counts[kind]})" for kind in report.fatal)
+        raise DataError(
+            f"{place.annotations} cannot be trained on as it is: {counts}; the report says what to do."
+        )
+
+
+@app.command("show")
+def show(
+    file: FileArgument,
+    images: ImagesOption = None,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the pictures go.")] = Path(
+        "shown"
+    ),
+    num: Annotated[int, typer.Option("--num", min=1, help="How many images, spread over the data set.")] = 12,
+) -> None:
+    """Draw images with their boxes, outlines and names."""
+    import numpy as np
+    from PIL import Image
+
+    from detectune.data.coco import read_coco
+    from detectune.data.datasets import locate_dataset
+    from detectune.data.images import load_image
+    from detectune.engine.visualize import draw_record
+    from detectune.errors import OutputError
+
+    place = locate_dataset(file, images)
+    records, class_info, problems = read_coco([place.annotations], [place.images])
+    for line in problems.lines():
+        print(f"Notice: {line}", file=sys.stderr)
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for i in chosen:
+            record = records[i]
+            drawn = draw_record(load_image(record.file_name), record, class_info)
+            target = output / f"{Path(record.file_name).stem}.png"
+            Image.fromarray(drawn).save(target)
+            print(target)
+    except OSError as error:
+        raise OutputError(f"{output}: the pictures cannot be written ({error.strerror or error}).") from error
+
+
+def _progress(done: int, of: int) -> None:
+    end = "\n" if done == of else ""
+    print(f"\rReading images {done}/{of}", end=end, file=sys.stderr, flush=True)

@@ -71,17 +71,22 @@ app.add_typer(
 app.command("doctor", short_help="Show machine, speed, what is missing")(doctor.doctor)
 
 
-@app.callback()
-def options(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-) -> None:
-    """Options of every command. `--debug` is listed for the help page; `main` takes it off before typer looks."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from detectune import __version__
 
         print(f"detectune {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options of every command, for the help page: `main` takes `--debug` off before typer looks."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.suppress(AttributeError, ValueError):  # a replaced stream may not be reconfigurable
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a name outside the terminal's charset
     try:
-        app(words, prog_name="detectune")
+        app(words, prog_name="detectune")  # leaves with its exit code
     except UserError as error:
         code, message = 2, str(error)
         trace = traceback.format_exc()
@@ -104,8 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trace = traceback.format_exc()
         if not debug:
             message += "\nRun again with --debug for the traceback."
-    else:
-        return
     _say(trace + message if debug else message)
     sys.exit(code)
 

@@ -52,9 +52,7 @@ def next_steps(run_dir: Path, *, config_name: str) -> str:
     remarks = []
     for finding in find(read_run(run_dir))[:4]:
         keys = f" ({', '.join(finding.keys)})" if finding.keys else ""
-        remarks.append(
-            fill(finding.text + keys, WIDTH, initial_indent="- ", subsequent_indent="  ", **_WHOLE)
-        )
+        remarks.append(_wrap(finding.text + keys))
     weights = run_dir / "model_final.safetensors"
     commands = [
         f"detectune infer {config_name} --weights {weights} --output {run_dir / 'drawn'} IMAGE...",
@@ -65,7 +63,15 @@ def next_steps(run_dir: Path, *, config_name: str) -> str:
     return "\n".join([*said, "What to try next", *(f"  {command}" for command in commands)])
 
 
-_WHOLE = {"break_long_words": False, "break_on_hyphens": False}
+def _wrap(text: str) -> str:
+    return fill(
+        text,
+        WIDTH,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _class_lines(evaluation: Evaluation) -> list[str]:

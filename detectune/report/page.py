@@ -320,7 +320,8 @@ def settings_view(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that differ from the defaults, and all of them by section, each with its knob's description."""
     from detectune.config.catalogue import KNOBS
 
-    changed, sections = [], {}
+    changed: list[Row] = []
+    sections: dict[str, list[Row]] = {}
     for key, value in config.items():
         knob = KNOBS.get(key)
         default = _plain(knob.default) if knob else None

@@ -84,13 +84,16 @@ class TrainingBatches:
         order = rng.permutation(self.num_images)
         if self.num_images < self.batch_size:
             return np.resize(order, (1, self.batch_size))
+        order = order[
+            : self.batches_per_epoch * self.batch_size
+        ]  # the rest sits this epoch out, whatever its shape
         if self.wide is not None:
             groups = [order[self.wide[order]], order[~self.wide[order]]]
             whole = [len(group) // self.batch_size * self.batch_size for group in groups]
             parts = [group[:n] for group, n in zip(groups, whole, strict=True)]
             parts += [group[n:] for group, n in zip(groups, whole, strict=True)]
             order = np.concatenate(parts)
-        table = order[: self.batches_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+        table = order.reshape(-1, self.batch_size)
         return table[rng.permutation(len(table))]
 
     def _mirrored(self, epoch: int) -> np.ndarray:

@@ -70,7 +70,9 @@ def _parse_rle(value: dict[str, Any], height: int, width: int) -> dict[str, Any]
         packed = coco_mask.frPyObjects({"size": size, "counts": counts}, height, width)["counts"]
         counts = packed.decode("ascii")
     elif unpacked_pixels(counts) != height * width:
-        raise OutlineError("invalid_segmentation", f"counts do not make up the image's {height * width} pixels")
+        raise OutlineError(
+            "invalid_segmentation", f"counts do not make up the image's {height * width} pixels"
+        )
     return {"size": [height, width], "counts": counts}
 
 

@@ -16,14 +16,18 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 def config_folders() -> list[Path]:
     """Folders with the configurations that come with Detectune: in the wheel, or beside the package in a checkout."""
-    return [folder for folder in (PACKAGE / "_configs", PACKAGE.parent / "configs") if folder.is_dir()]
+    in_wheel, checkout = PACKAGE / "_configs", PACKAGE.parent
+    if in_wheel.is_dir():
+        return [in_wheel]
+    # Beside an installed package lies other people's `configs`, perhaps.
+    return [checkout / "configs"] if (checkout / "pyproject.toml").is_file() else []
 
 
 def packaged_configs() -> dict[str, Path]:
     """Name -> file of every configuration that comes with Detectune, such as getting_started/shapes."""
     return {
         file.relative_to(folder).with_suffix("").as_posix(): file
-        for folder in reversed(config_folders())
+        for folder in config_folders()
         for file in sorted(folder.rglob("*.yaml"))
     }
 

@@ -99,8 +99,7 @@ def test_a_pointer_over_a_chart_reads_its_values(browser, make_run) -> None:
     visit = Visit(browser, write_report(make_run()))
     figure = visit.page.locator("figure.chart").first
     last = figure.locator("b").first.inner_text()
-    box = figure.locator("svg").bounding_box()
-    visit.page.mouse.move(box["x"] + box["width"] * 0.15, box["y"] + box["height"] / 2)
+    figure.locator("svg").hover(position={"x": 70, "y": 60})
     assert figure.locator(".at").inner_text().startswith("iteration ")
     assert figure.locator("b").first.inner_text() != last
     visit.page.mouse.move(2, 2)

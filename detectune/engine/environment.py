@@ -21,7 +21,7 @@ def describe_environment(compute: Compute) -> dict[str, Any]:
     return {
         "detectune": _version("detectune"),
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: _version(name) for name in LIBRARIES} | {"torch": torch.__version__},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor_name(),
         "cpu_count": os.cpu_count(),

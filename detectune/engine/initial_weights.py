@@ -6,6 +6,7 @@ so. Any other difference in shape means that the file is of another model, and i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -62,5 +63,5 @@ def describe_fit(path: Path, report: FitReport) -> str:
     return "; ".join(parts) + "."
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -93,6 +93,7 @@ class MetricsHook(Hook):
             "data_seconds": self.data_seconds / self.steps_timed,
             "memory_mb": _peak_memory_mb(run.compute.device),
             "eta_seconds": seconds * (run.max_iter - run.iteration),
+            **({"skipped_images": run.loader.skipped} if run.loader.skipped else {}),
         }
         self.sums, self.count, self.data_seconds = {}, 0, 0.0
         self.since, self.steps_timed = now, 0

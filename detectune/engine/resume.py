@@ -69,7 +69,7 @@ def run_state(run: Run, hooks: Sequence[HookLike]) -> dict[str, Any]:
         "model": run.model.state_dict(),
         "solver": run.solver.state_dict(),
         "average": None if run.average is None else run.average.state_dict(),
-        "loader": {"skipped": run.loader.skipped},
+        "loader": {"left_out": dict(run.loader.left_out)},
         "random": random_states(),
         "hooks": hook_states(hooks),
     }
@@ -86,6 +86,7 @@ def resume(run: Run, hooks: Sequence[HookLike], found: tuple[Path, dict[str, Any
         run.average.load_state_dict(state["average"])
     run.iteration = state["iteration"]
     run.stop_reason = None if changed else state["stop_reason"]
+    run.loader.left_out.update(state["loader"]["left_out"])
     restore_random_states(state["random"])
     restore_hook_states(hooks, state["hooks"])
     run.directory.keep_metrics(state["metrics_rows"])

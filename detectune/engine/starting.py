@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.loader import build_loader
 from detectune.engine.ema import WeightAverage
@@ -44,6 +45,8 @@ def start_run(
         log(compute.reason)
     done = 0 if found is None else found["iteration"]
     loader = build_loader(config, training=True, position=done * config.SOLVER.ACCUMULATE)
+    for problem in loader.problems:
+        log(f"Notice: {problem}")
     check_num_classes(config.MODEL.NUM_CLASSES, loader.class_info)
     schedule = build_schedule(config, num_images=len(loader.records), log=log)
     model = build_model(config, loader.class_info, compute, log)
@@ -120,22 +123,7 @@ def check_num_classes(num_classes: int, class_info: ClassInfo) -> None:
 def describe_run(run: Run) -> None:
     """Write config.yaml, diff.yaml and environment.json."""
     run.directory.write_text("config.yaml", run.config.to_yaml())
-    run.directory.write_text("diff.yaml", diff_yaml(run.config.diff()))
+    run.directory.write_text("diff.yaml", dump_diff(run.config))
     run.directory.write_text(
         "environment.json", json.dumps(describe_environment(run.compute), indent=2) + "\n"
     )
-
-
-def diff_yaml(diff: dict[str, tuple[Any, Any]]) -> str:
-    """What differs from the defaults as YAML that loads as a configuration; the defaults stand in comments."""
-    lines: list[str] = []
-    opened: list[str] = []
-    for key, (default, value) in sorted(diff.items()):
-        *sections, name = key.split(".")
-        shared = sum(1 for n in range(1, len(sections) + 1) if sections[:n] == opened[:n])
-        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
-        opened = sections
-        # JSON values are YAML values.
-        pair = f"{name}: {json.dumps(value, default=str)}  # default {json.dumps(default, default=str)}"
-        lines.append("  " * len(sections) + pair)
-    return "\n".join(lines) + "\n" if lines else "{}  # all defaults\n"

@@ -77,9 +77,18 @@ def train(
                 raise TrainingInterruptedError(interrupt.number, run.iteration, checkpoint.save(run))
             for hook in checkpoint.hooks:
                 hook.after_train(run)
+        say_what_was_skipped(run)
     if report is not None:
         report(directory.path)
     return TrainResult(directory.path, directory.final_weights, run.metrics, run.iteration, run.stop_reason)
+
+
+def say_what_was_skipped(run: Run) -> None:
+    """With TRAIN.SKIP_BROKEN_IMAGES: how many images could not be read, and the first few of them."""
+    names = sorted(run.loader.left_out)
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        run.log(f"{len(names)} images could not be read and were left out: {', '.join(names[:5])}{more}.")
 
 
 def train_steps(run: Run, hooks: Sequence[HookLike], interrupted: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -49,10 +50,13 @@ class FitReport:
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file; a reader sees the old file or the whole new one, never a part."""
+    """Writes a safetensors file; a reader sees the old file or the whole new one, never a part.
+
+    Equal contents give equal files.
+    """
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    data = save(_unshared(tensors), metadata=dict(metadata))
+    data = _in_order(save(_unshared(tensors), metadata=dict(metadata)))
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappin
             dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
         ) as file:
             temporary = file.name
-            file.write(data)
+            file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -107,6 +111,20 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor]) -> FitReport:
             matched.append(name)
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     return FitReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(mismatched))
+
+
+def _in_order(data: bytes) -> list[bytes | memoryview]:
+    """The same safetensors file with its metadata sorted: the library writes it in the order of a hash table.
+
+    A file is the length of its header as 8 bytes, the header in JSON, the tensors; offsets count from the tensors.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return [len(text).to_bytes(8, "little"), text, memoryview(data)[8 + length :]]
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

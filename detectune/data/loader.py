@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -151,7 +150,7 @@ class Loader:
             sampler=self.specs,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            worker_init_fn=partial(_start_worker) if self.num_workers else None,
+            worker_init_fn=_start_worker if self.num_workers else None,
             generator=torch.Generator(),  # its own, or it would draw from the global one
         )
         try:

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from detectune.errors import OutputError
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -144,6 +144,8 @@ def _reason(error: OSError, path: Path) -> str | None:
         free = _free_bytes(path)
         left = "" if free is None else f" ({free / 2**20:.0f} MiB left on it)"
         return f"the disk is full{left}"
+    if error.errno == errno.EFBIG:
+        return "the file would be larger than the system allows"
     if error.errno in NO_RIGHT:
         return f"writing there is not allowed ({os.strerror(error.errno or 0)})"
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):

@@ -57,6 +57,8 @@ def locate_dataset(given: str, images: str | None = None) -> DatasetPaths:
     if given in BUILT_IN:
         return resolve_dataset(given, {})
     annotations = Path(given)
+    if not annotations.exists() and (near := difflib.get_close_matches(given, BUILT_IN, n=1)):
+        raise DataError(f"{given} is neither a file nor a built-in data set; did you mean {near[0]}?")
     if images is not None:
         return DatasetPaths(Path(images), annotations)
     names = [

@@ -53,8 +53,11 @@ def missing_path(path: Path, what: str, *, reason: str = "No such file or direct
         folder = folder.parent
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     wanted = path.relative_to(folder).parts[0] if path != folder else path.name
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {folder / near[0]}?" if near and near[0] != wanted else ""
+    stems = {
+        Path(name).stem: name for name in names if name != wanted
+    }  # equal endings would make all names alike
+    near = difflib.get_close_matches(Path(wanted).stem, stems, n=1)
+    hint = f" Did you mean {folder / stems[near[0]]}?" if near else ""
     if not hint and folder != path.parent:
         hint = f" The folder {folder} exists, {folder / wanted} does not."
     return f"{path}: the {what} cannot be opened ({reason}).{hint}"

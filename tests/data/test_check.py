@@ -83,6 +83,17 @@ def test_images_are_looked_for_around_the_file(tiny_coco, tmp_path: Path):
     assert locate_dataset(str(elsewhere / "a.json"), str(tiny_coco.images)).images == tiny_coco.images
 
 
+def test_a_misspelt_name_or_file_is_answered_with_the_nearest(tiny_coco):
+    with pytest.raises(DataError, match="did you mean shapes_train"):
+        locate_dataset("shapes_tran")
+    tiny_coco.save()
+    with pytest.raises(DataError, match=r"Did you mean .*annotations.json"):
+        locate_dataset(str(tiny_coco.folder / "annotation.json"))
+    with pytest.raises(DataError) as caught:
+        locate_dataset(str(tiny_coco.folder / "x.json"))
+    assert "Did you mean" not in str(caught.value)
+
+
 def test_show_draws(tiny_coco, tmp_path: Path):
     pytest.importorskip("detectune.engine.visualize")
     output = tmp_path / "out"

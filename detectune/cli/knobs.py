@@ -17,6 +17,7 @@ from detectune.errors import UserError
 if TYPE_CHECKING:
     from detectune.config.knob import Knob, Search
 
+INDENT = " " * 16
 WIDE = 100  # columns from which a table is more readable than a list
 STAGES = {
     "nothing": "nothing has to be redone",
@@ -77,7 +78,8 @@ def _list(found: Sequence[Knob], width: int | None) -> None:
             print("\n".join(_wrap(f"{knob.key} = {_value(knob.default)}", width, "      ")))
             print("\n".join(_wrap(_first_sentence(knob), width, "    ", first="    ")))
     if width is not None:
-        print(f"\n{len(found)} keys. `detectune knobs KEY` explains one.")
+        closing = f"{len(found)} keys. `detectune knobs KEY` explains one."
+        print("\n" + "\n".join(_wrap(closing, width, "")))
 
 
 def _table(found: Sequence[Knob], width: int) -> None:
@@ -100,7 +102,7 @@ def explain(knob: Knob, *, width: int) -> list[str]:
     if knob.obsolete:
         lines += [*_wrap(f"Obsolete: {knob.obsolete}", width, "  ", first="  "), ""]
     for name, text in _facts(knob):
-        lines += _wrap(text, width, " " * 14, first=f"  {name:<12}")
+        lines += _wrap(text, width, INDENT, first=f"  {name:<14}")
     *sections, last = knob.key.split(".")
     example = "".join(f"{section}: {{" for section in sections)
     lines += [
@@ -108,8 +110,8 @@ def explain(knob: Knob, *, width: int) -> list[str]:
         *_wrap(
             f"{example}{last}: {_value(knob.default)}{'}' * len(sections)}",
             width,
-            " " * 14,
-            first="  In YAML     ",
+            INDENT,
+            first="  In YAML       ",
         ),
     ]
     return lines

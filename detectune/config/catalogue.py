@@ -19,7 +19,7 @@ SECTIONS: frozenset[str] = frozenset(
 )
 
 LEAST_LIKENESS = 0.65  # of the last parts of two keys, by difflib; below it a proposal would only confuse
-SECTION_WEIGHT = 0.2
+SAME_SECTION, LIKE_SECTION = 0.15, 0.05  # what a right and a similar section add to that
 
 
 def find_knobs(pattern: str | None = None) -> list[Knob]:
@@ -50,7 +50,8 @@ def nearest_keys(key: str, *, count: int = 1) -> list[str]:
         its_section, _, its_last = name.rpartition(".")
         likeness = _likeness(last, its_last)
         if likeness >= LEAST_LIKENESS:
-            scores[name] = likeness + SECTION_WEIGHT * _likeness(section, its_section)
+            same = SAME_SECTION if section == its_section else 0.0
+            scores[name] = likeness + same + LIKE_SECTION * _likeness(section, its_section)
     return sorted(scores, key=scores.__getitem__, reverse=True)[:count]
 
 

@@ -213,20 +213,31 @@ def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
+PLAIN = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
+
+
 class _Writer(SafeRepresenter):
-    """Lists on one line, everything else in blocks."""
+    """Lists on one line, everything else in blocks; texts in quotes unless they are plain words or paths."""
+
+    def list_in_flow(self, members: list[Any]) -> Any:
+        return self.represent_sequence("tag:yaml.org,2002:seq", members, flow_style=True)
+
+    def text(self, text: str) -> Any:
+        style = (
+            None if PLAIN.fullmatch(text) else '"'
+        )  # ruamel leaves "?0" plain, which reads back as a mapping
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Writer.add_representer(
-    list, lambda writer, members: writer.represent_sequence("tag:yaml.org,2002:seq", members, flow_style=True)
-)
+_Writer.add_representer(list, _Writer.list_in_flow)
+_Writer.add_representer(str, _Writer.text)
 
 
 def _to_yaml(tree: Mapping[str, Any]) -> str:
     writer = YAML(typ="safe", pure=True)
     writer.Representer = _Writer
-    writer.default_flow_style = False  # type: ignore[assignment]  # ruamel infers None from its initial value
-    writer.sort_base_mapping_type_on_output = False
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel's initial value is None
     writer.width = 100
     stream = io.StringIO()
     writer.dump(_plain(tree), stream)

@@ -171,8 +171,8 @@ def from_words(words: Sequence[str], folders: tuple[Path, ...]) -> Settings:
         origin = Origin(f"override {key}={text}", folders=folders)
         path = tuple(key.split("."))
         knob = KNOBS.get(key)
-        is_text = (knob is not None and knob.type == "str") or (path[0] == DATASETS and len(path) > 2)
-        if is_text and text.lower() not in ("null", "~"):
+        is_path = path[0] == DATASETS and len(path) > 2 and not text.startswith("{")
+        if ((knob is not None and knob.type == "str") or is_path) and text.lower() not in ("null", "~"):
             found.take(text, origin, path)  # a path or name need not be YAML
             continue
         document = read_yaml(text)

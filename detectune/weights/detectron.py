@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detectune.weights.layout import add_background, drop_background, swap_colours
-from detectune.weights.names import Converted, Renamer
+from detectune.weights.names import Renamer
 
 _EPS = 1e-5
 _UNIT_VARIANCE = 1.0 - _EPS
@@ -58,19 +58,21 @@ _OUR_PART = re.compile(r"^(.*?)\.((?:norm\.)?(?:weight|bias|running_mean|running
 _STEM = "backbone.stem.conv1.weight"
 
 
-def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) -> Converted:
+def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) -> dict[str, Tensor]:
     """Their blobs (arrays or tensors by name) in our words.
 
-    Momentum, the ImageNet classifier and other blobs that no detector uses are listed as unused.
+    Momentum is left out. The ImageNet classifier and other blobs that no detector has keep their names, so that a
+    `FitReport` lists them.
     """
     out: dict[str, Tensor] = {}
-    unused = []
     for theirs, array in blobs.items():
-        name = _our_name(theirs)
-        if name is None:
-            unused.append(theirs)
-            continue
         value = torch.as_tensor(array)
+        name = _our_name(theirs)
+        if theirs.endswith("_momentum"):
+            continue
+        if name is None:
+            out[theirs] = value
+            continue
         if name == _STEM:
             value = swap_colours(value)
         elif agnostic_boxes and name.startswith("box_head.bbox_pred."):
@@ -80,10 +82,10 @@ def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) ->
             prefix = name.removesuffix(".weight")
             out[f"{prefix}.running_mean"] = torch.zeros_like(value)
             out[f"{prefix}.running_var"] = torch.full_like(value, _UNIT_VARIANCE)
-    return Converted(out, tuple(unused))
+    return out
 
 
-def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -> Converted:
+def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -> dict[str, Tensor]:
     """The inverse of `from_detectron`. Statistics of norms are folded into their scale and shift."""
     last_block: dict[str, int] = {}
     for name in state:
@@ -91,11 +93,10 @@ def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -
             last_block[match[1]] = max(last_block.get(match[1], 0), int(match[2]))
     levels = [int(m[1]) for name in state if (m := re.match(r"backbone\.fpn\.lateral(\d)\.", name))]
     out: dict[str, Tensor] = {}
-    unused = []
     for name, value in state.items():
         match = _OUR_PART.match(name)
         if match is None:
-            unused.append(name)
+            out[name] = value
             continue
         stem, part = match.groups()
         frozen = f"{stem}.norm.running_var" in state
@@ -103,7 +104,7 @@ def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -
             continue
         theirs = _their_name(stem, part, frozen=frozen, last_block=last_block, levels=levels, state=state)
         if theirs is None:
-            unused.append(name)
+            out[name] = value
             continue
         if frozen and part.startswith("norm."):
             scale, shift = _folded(state, f"{stem}.norm")
@@ -113,12 +114,10 @@ def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -
         elif agnostic_boxes and stem == "box_head.bbox_pred":
             value = add_background(value, 4)
         out[theirs] = value
-    return Converted(out, tuple(unused))
+    return out
 
 
 def _our_name(theirs: str) -> str | None:
-    if theirs.endswith("_momentum"):
-        return None
     if theirs.startswith("conv1_b") and not theirs.startswith("conv1_bn"):
         return None  # the classifier's bias, which the detector's norm replaces
     for part in ("bn_s", "bn_b", "gn_s", "gn_b", "w", "b"):

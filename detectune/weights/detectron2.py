@@ -16,7 +16,7 @@ from detectune.weights.layout import (
     drop_background,
     swap_colours,
 )
-from detectune.weights.names import Converted, Renamer
+from detectune.weights.names import Renamer
 
 _NAMES = Renamer(
     [
@@ -45,8 +45,8 @@ def from_detectron2(
     bgr: bool = True,
     agnostic_boxes: bool = False,
     class_specific_masks: bool = True,
-) -> Converted:
-    """Their state dict in our words.
+) -> dict[str, Tensor]:
+    """Their state dict in our words. What we have no word for keeps its name, so that a `FitReport` lists it.
 
     Args:
         state: name -> tensor.
@@ -55,11 +55,10 @@ def from_detectron2(
         class_specific_masks: not ROI_MASK_HEAD.CLS_AGNOSTIC_MASK.
     """
     out: dict[str, Tensor] = {}
-    unused = []
     for theirs, value in state.items():
         name = _NAMES.ours(theirs)
         if name is None:
-            unused.append(theirs)
+            out[theirs] = value
             continue
         if name == _STEM and bgr:
             value = swap_colours(value)
@@ -70,7 +69,7 @@ def from_detectron2(
         elif name.startswith("mask_head.predictor.") and class_specific_masks:
             value = add_background(value)
         out[name] = value
-    return Converted(out, tuple(unused))
+    return out
 
 
 def to_detectron2(
@@ -79,14 +78,13 @@ def to_detectron2(
     bgr: bool = True,
     agnostic_boxes: bool = False,
     class_specific_masks: bool = True,
-) -> Converted:
+) -> dict[str, Tensor]:
     """The inverse of `from_detectron2`; the background's boxes and masks, which nothing uses, are dropped."""
     out: dict[str, Tensor] = {}
-    unused = []
     for name, value in state.items():
         theirs = _NAMES.theirs(name)
         if theirs is None:
-            unused.append(name)
+            out[name] = value
             continue
         if name == _STEM and bgr:
             value = swap_colours(value)
@@ -97,4 +95,4 @@ def to_detectron2(
         elif name.startswith("mask_head.predictor.") and class_specific_masks:
             value = drop_background(value)
         out[theirs] = value
-    return Converted(out, tuple(unused))
+    return out

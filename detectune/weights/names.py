@@ -8,21 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
 
 Rules = Sequence[tuple[str, str]]
 
 _FIELD = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A state dict in other words."""
-
-    state: dict[str, Tensor]
-    unused: tuple[str, ...]  # names of the source that mean nothing in the target
 
 
 class Renamer:

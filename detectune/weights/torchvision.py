@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from detectune.weights.names import Converted, Renamer
+from detectune.weights.names import Renamer
 
 _OUR_EPS = 1e-5
 
@@ -50,8 +50,8 @@ _OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(weight|bias)"
 
 def from_torchvision(
     state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int = 2
-) -> Converted:
-    """Their state dict in our words.
+) -> dict[str, Tensor]:
+    """Their state dict in our words. What we have no word for keeps its name, so that a `FitReport` lists it.
 
     Args:
         state: name -> tensor, of a detector or of a classifier (whose last layer is not used).
@@ -60,33 +60,31 @@ def from_torchvision(
     """
     is_detector = any(name.startswith("backbone.body.") for name in state)
     out: dict[str, Tensor] = {}
-    unused = []
     for theirs, value in state.items():
         name = _our_name(theirs, is_detector, lowest_level)
         if name is None:
-            unused.append(theirs)
+            out[theirs] = value
             continue
         if name.endswith(".running_var") and norm_eps != _OUR_EPS:
             value = value + (norm_eps - _OUR_EPS)
         out[name] = value
-    return Converted(out, tuple(unused))
+    return out
 
 
 def to_torchvision(
     state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int = 2
-) -> Converted:
+) -> dict[str, Tensor]:
     """The inverse of `from_torchvision`, for detectors."""
     out: dict[str, Tensor] = {}
-    unused = []
     for name, value in state.items():
         theirs = _their_name(name, lowest_level)
         if theirs is None:
-            unused.append(name)
+            out[name] = value
             continue
         if name.endswith(".running_var") and norm_eps != _OUR_EPS:
             value = value + (_OUR_EPS - norm_eps)
         out[theirs] = value
-    return Converted(out, tuple(unused))
+    return out
 
 
 def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:

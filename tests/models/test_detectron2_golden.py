@@ -49,8 +49,7 @@ def model(
     )
     model = build_detector(config)
     converted = from_detectron2(detectron2_state(MODEL))
-    assert converted.unused == ()
-    report = fit_weights(model, converted.state)
+    report = fit_weights(model, converted)
     assert report.complete and not report.unexpected, str(report)
     return model
 
@@ -165,7 +164,7 @@ def test_losses_and_gradients(model: RCNN, golden: Path) -> None:
         assert float(out[name]) == pytest.approx(want["storage"][theirs], rel=1e-3), name
     torch.stack([v for k, v in out.items() if k.startswith("loss_")]).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norms = {name: float(g.norm()) for name, g in to_detectron2(gradients).state.items()}
+    norms = {name: float(g.norm()) for name, g in to_detectron2(gradients).items()}
     assert set(norms) == set(want["grad_norms_all"])
     for name, norm in want["grad_norms_all"].items():
         assert norms[name] == pytest.approx(norm, rel=1e-2), name

@@ -43,8 +43,7 @@ def model(
     )
     model = build_detector(config)
     converted = from_detectron(detectron_blobs(MODEL))
-    assert converted.unused == ()
-    report = fit_weights(model, converted.state)
+    report = fit_weights(model, converted)
     assert report.complete and not report.unexpected, str(report)
     return model.eval()
 

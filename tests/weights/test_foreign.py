@@ -14,6 +14,7 @@ from detectune.weights.detectron2 import from_detectron2, to_detectron2
 from detectune.weights.torchvision import from_torchvision, to_torchvision
 
 State = dict[str, torch.Tensor]
+OURS = ("backbone.", "rpn.", "box_head.", "mask_head.")
 
 
 def _random(shapes: dict[str, list[int]]) -> State:
@@ -33,19 +34,18 @@ def test_detectron2_there_and_back(shared: Path) -> None:
     )
     state = _random(shapes)
     ours = from_detectron2(state)
-    assert ours.unused == ()
-    back = to_detectron2(ours.state)
-    assert back.unused == ()
-    _assert_same(back.state, state)
-    cls_score = ours.state["box_head.cls_score.weight"]
+    assert all(name.startswith(OURS) for name in ours)
+    back = to_detectron2(ours)
+    _assert_same(back, state)
+    cls_score = ours["box_head.cls_score.weight"]
     assert torch.equal(cls_score[0], state["roi_heads.box_predictor.cls_score.weight"][80])
     assert torch.equal(cls_score[1:], state["roi_heads.box_predictor.cls_score.weight"][:80])
-    deltas = ours.state["box_head.bbox_pred.weight"]
+    deltas = ours["box_head.bbox_pred.weight"]
     assert len(deltas) == 4 * 81 and float(deltas[:4].abs().sum()) == 0
     assert torch.equal(deltas[4:8], state["roi_heads.box_predictor.bbox_pred.weight"][:4])
-    assert len(ours.state["mask_head.predictor.bias"]) == 81
+    assert len(ours["mask_head.predictor.bias"]) == 81
     first = state["backbone.bottom_up.stem.conv1.weight"]
-    assert torch.equal(ours.state["backbone.stem.conv1.weight"][:, 0], first[:, 2])
+    assert torch.equal(ours["backbone.stem.conv1.weight"][:, 0], first[:, 2])
 
 
 def test_detectron2_options() -> None:
@@ -57,14 +57,15 @@ def test_detectron2_options() -> None:
     }
     options = {"bgr": False, "agnostic_boxes": True, "class_specific_masks": False}
     ours = from_detectron2(state, **options)
-    assert ours.unused == ("pixel_mean",)
     assert torch.equal(
-        ours.state["backbone.stem.conv1.weight"], state["backbone.bottom_up.stem.conv1.weight"]
-    )
-    assert ours.state["box_head.bbox_pred.weight"].shape == (4, 8)
-    assert ours.state["mask_head.predictor.weight"].shape == (1, 8, 1, 1)
+        ours["pixel_mean"], state["pixel_mean"]
+    )  # no word of ours: kept, so that a report names it
+    assert torch.equal(ours["backbone.stem.conv1.weight"], state["backbone.bottom_up.stem.conv1.weight"])
+    assert ours["box_head.bbox_pred.weight"].shape == (4, 8)
+    assert ours["mask_head.predictor.weight"].shape == (1, 8, 1, 1)
     del state["pixel_mean"]
-    _assert_same(to_detectron2(ours.state, **options).state, state)
+    del ours["pixel_mean"]
+    _assert_same(to_detectron2(ours, **options), state)
 
 
 def test_detectron_there_and_back(shared: Path) -> None:
@@ -81,12 +82,11 @@ def test_detectron_there_and_back(shared: Path) -> None:
         | {"mask_fcn_logits_w": [81, 256, 1, 1], "mask_fcn_logits_b": [81]}
     )
     ours = from_detectron(blobs)
-    assert ours.unused == ()
-    assert torch.equal(ours.state["backbone.stem.conv1.weight"][:, 0], blobs["conv1_w"][:, 2])
-    assert torch.equal(ours.state["backbone.fpn.lateral5.weight"], blobs["fpn_inner_res5_2_sum_w"])
-    back = to_detectron(ours.state)
-    assert back.unused == ()
-    _assert_same(back.state, blobs)
+    assert all(name.startswith(OURS) for name in ours)
+    assert torch.equal(ours["backbone.stem.conv1.weight"][:, 0], blobs["conv1_w"][:, 2])
+    assert torch.equal(ours["backbone.fpn.lateral5.weight"], blobs["fpn_inner_res5_2_sum_w"])
+    back = to_detectron(ours)
+    _assert_same(back, blobs)
 
 
 def test_detectron_group_norm_and_agnostic_boxes() -> None:
@@ -102,22 +102,22 @@ def test_detectron_group_norm_and_agnostic_boxes() -> None:
     )  # fmt: skip
     blobs["bbox_pred_w"][:4], blobs["bbox_pred_b"][:4] = 0, 0  # the background's rows, which nothing reads
     ours = from_detectron(blobs, agnostic_boxes=True)
-    assert ours.unused == ()
-    assert ours.state["box_head.bbox_pred.weight"].shape == (4, 16)
-    assert "backbone.stem.conv1.norm.running_var" not in ours.state
-    _assert_same(to_detectron(ours.state, agnostic_boxes=True).state, blobs)
+    assert all(name.startswith(OURS) for name in ours)
+    assert ours["box_head.bbox_pred.weight"].shape == (4, 16)
+    assert "backbone.stem.conv1.norm.running_var" not in ours
+    _assert_same(to_detectron(ours, agnostic_boxes=True), blobs)
 
 
 def test_detectron_ignores_momentum_and_the_classifier() -> None:
     extras = ("conv1_w_momentum", "fc1000_w", "fc1000_b", "conv1_b", "pred_w_something")
     ours = from_detectron({"conv1_w": torch.ones(4, 3, 7, 7), **{name: torch.ones(2) for name in extras}})
-    assert set(ours.unused) == set(extras) and list(ours.state) == ["backbone.stem.conv1.weight"]
+    assert set(ours) == {"backbone.stem.conv1.weight", *extras[1:]}
 
 
 def test_frozen_affine_reads_as_scale_and_shift() -> None:
     """Mean 0 and variance 1 - eps make the scale exactly the blob, bit for bit."""
     scale, shift = torch.rand(64) + 0.5, torch.randn(64)
-    ours = from_detectron({"res_conv1_bn_s": scale, "res_conv1_bn_b": shift}).state
+    ours = from_detectron({"res_conv1_bn_s": scale, "res_conv1_bn_b": shift})
     prefix = "backbone.stem.conv1.norm"
     factor = ours[f"{prefix}.weight"] * (ours[f"{prefix}.running_var"] + 1e-5).rsqrt()
     assert torch.equal(factor, scale)
@@ -131,12 +131,12 @@ def test_torchvision_there_and_back(norm_eps: float) -> None:
     )
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     ours = from_torchvision(state, norm_eps=norm_eps)
-    assert ours.unused == ()
-    back = to_torchvision(ours.state, norm_eps=norm_eps)
-    assert back.unused == () and back.state.keys() == state.keys()
+    assert all(name.startswith(OURS) for name in ours)
+    back = to_torchvision(ours, norm_eps=norm_eps)
+    assert back.keys() == state.keys()
     for name, value in state.items():
-        torch.testing.assert_close(back.state[name], value, rtol=0, atol=1e-7 if norm_eps == 0 else 0)
-    variance = ours.state["backbone.res2.0.conv1.norm.running_var"]
+        torch.testing.assert_close(back[name], value, rtol=0, atol=1e-7 if norm_eps == 0 else 0)
+    variance = ours["backbone.res2.0.conv1.norm.running_var"]
     want = state["backbone.body.layer1.0.bn1.running_var"] + norm_eps
     torch.testing.assert_close(variance + 1e-5, want, rtol=0, atol=1e-7)
 
@@ -148,15 +148,10 @@ def test_torchvision_older_names_and_classifiers() -> None:
         "rpn.head.conv.bias": torch.randn(4),
         "roi_heads.mask_head.mask_fcn2.bias": torch.randn(4),
     }
-    assert set(from_torchvision(older).state) == {
+    assert set(from_torchvision(older)) == {
         "backbone.stem.conv1.weight", "backbone.fpn.lateral3.weight", "rpn.conv.bias", "mask_head.conv2.bias",
     }  # fmt: skip
     classifier = torchvision.models.resnet18(weights=None).state_dict()
     ours = from_torchvision(classifier)
-    assert {name for name in ours.unused if not name.endswith("num_batches_tracked")} == {
-        "fc.weight",
-        "fc.bias",
-    }
-    assert torch.equal(
-        ours.state["backbone.res4.0.shortcut.norm.bias"], classifier["layer3.0.downsample.1.bias"]
-    )
+    assert {name for name in ours if not name.startswith(OURS)} == {"fc.weight", "fc.bias"}
+    assert torch.equal(ours["backbone.res4.0.shortcut.norm.bias"], classifier["layer3.0.downsample.1.bias"])

@@ -49,8 +49,10 @@ class DetectronSGD(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._update(params, group)
+            # CUDA wants few launches, a CPU wants one tensor at a time while it is in the cache.
+            for part in [params] if params and params[0].is_cuda else [[p] for p in params]:
+                if part:
+                    self._update(part, group)
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -102,8 +104,8 @@ def make_optimizer(
         "adagrad": lambda: torch.optim.Adagrad(groups, eps=eps),
         "adadelta": lambda: torch.optim.Adadelta(groups, rho=rho, eps=eps),
         "rmsprop": lambda: torch.optim.RMSprop(groups, alpha=alpha, eps=eps),
-        "adam": lambda: torch.optim.Adam(groups, betas=betas, eps=eps),
-        "adamw": lambda: torch.optim.AdamW(groups, betas=betas, eps=eps),
+        "adam": lambda: torch.optim.Adam(groups, betas=betas, eps=eps, fused=True),
+        "adamw": lambda: torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True),
     }
     if name not in makers:
         raise ValueError(f"SOLVER.OPTIMIZER={name!r} is unknown; choose one of: {', '.join(sorted(makers))}.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,20 +57,17 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappin
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     data = _in_order(save(_unshared(tensors), metadata=dict(metadata)))
-    temporary = None
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=path.name, suffix=".tmp", delete=False
-        ) as file:
-            temporary = file.name
+        with open(part, "wb") as file:
             file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        part.replace(path)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: the weights cannot be written ({error.strerror or error}). Free some space or choose another "
             "output folder; what was saved before is untouched."

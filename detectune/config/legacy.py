@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,8 @@ def modern_value(value: Any, knob: Knob) -> Any:
 
 def _literal(text: str) -> Any:
     try:
-        value = ast.literal_eval(text.strip())
+        with warnings.catch_warnings(action="ignore"):  # Python's opinion on backslashes in somebody's path
+            value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float | str | bytes | tuple | list | dict | None) else text

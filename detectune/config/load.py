@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def _build(
     """Puts the layers over `base`, checks them, and collects what each has to say."""
     values, places = dict(base), dict[str, str]()
     problems: list[str] = []
-    root = Path(_last_value(layers, "ROOT_DIR") or base["ROOT_DIR"]).expanduser()
+    root = Path(os.path.expanduser(_last_value(layers, "ROOT_DIR") or base["ROOT_DIR"]))
     for layer in layers:
         values = _without_inferred(values)
         given, wrong = _check(layer.settings, values[DATASETS], root)
@@ -164,9 +165,8 @@ def _check(
         if setting.key == DATASETS:
             before = values.get(DATASETS, data_sets) if len(setting.path) > 1 else {}
             value = merge_data_sets(before, value, (*setting.origin.folders, root))
-            origins[setting.path] = setting.origin
         values[setting.key] = value
-        origins[(setting.key,)] = setting.origin
+        origins[setting.path if setting.key == DATASETS else (setting.key,)] = setting.origin
     problems: dict[str, Problem] = {}
     try:
         Config.model_validate(_nest(values))

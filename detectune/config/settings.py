@@ -222,13 +222,13 @@ def _brief(value: Any) -> str:
     return value if isinstance(value, str) else messages.show(value)
 
 
-def merge_data_sets(base: Mapping[str, Any], given: Any, folders: Iterable[Path]) -> Any:
+def merge_data_sets(base: Any, given: Any, folders: Iterable[Path]) -> Any:
     """Data sets by name with those of one setting put over them, whose relative paths become absolute.
 
     What is no mapping comes back unchanged, to be refused by the models.
     """
-    if not isinstance(given, Mapping):
-        return given
+    if not isinstance(base, Mapping) or not isinstance(given, Mapping):
+        return base if isinstance(given, Mapping) else given
     merged = {name: dict(files) if isinstance(files, Mapping) else files for name, files in base.items()}
     folders = tuple(folders)
     for name, files in given.items():
@@ -244,6 +244,6 @@ def merge_data_sets(base: Mapping[str, Any], given: Any, folders: Iterable[Path]
 
 
 def _absolute(path: str, folders: tuple[Path, ...]) -> str:
-    wanted = Path(path).expanduser()
+    wanted = os.path.expanduser(path)  # unlike Path's, it leaves an unknown ~user as it is
     places = [Path(os.path.abspath(folder / wanted)) for folder in folders]
     return str(next((place for place in places if place.exists()), places[0]))

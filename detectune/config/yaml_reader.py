@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def read_yaml(text: str) -> Document:
     """Reads one document. Never raises for what the text holds; see `Document.problems`."""
     document = Document()
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings(action="ignore"):  # an anchor may be set again
+            root = YAML(typ="safe", pure=True).compose(text)
         document.value = _Builder(document).build(root, ()) if root is not None else None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

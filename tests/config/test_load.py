@@ -434,6 +434,101 @@ def test_any_legal_configuration_survives_yaml(overrides: dict[str, Any], tmp_pa
         assert contradictions(again) == []
 
 
+PIECES = [
+    *(
+        "SOLVER:",
+        "TRAIN:",
+        "DATASETS:",
+        "PIXEL_MEANS: ",
+        "BASE_LR: ",
+        "\n",
+        "  ",
+        "- ",
+        "? ",
+        ": ",
+        ",",
+        "[",
+        "]",
+        "{",
+        "}",
+    ),
+    *(
+        "&x ",
+        "*x",
+        "<<: ",
+        "abc",
+        "1",
+        "0x",
+        "1e999",
+        "-.inf",
+        "null",
+        "'",
+        '"',
+        "|",
+        "#",
+        "\t",
+        "%YAML 1.1\n---\n",
+        "~1",
+    ),
+    *("!!python/tuple ", "!!python/int ", "!!binary ", "!!set ", "!!float ", "!!python/name:numpy.ndarray "),
+    *(
+        "!!python/object/apply:numpy.core.multiarray.scalar ",
+        "!!python/object/apply:numpy.dtype ",
+        "args: ",
+        "state: ",
+    ),
+    *("!!python/object/new:a.AttrDict ", "dictitems: "),
+]
+WORDS = [
+    *(
+        "SOLVER.STEPS",
+        "SOLVER.STEPS=",
+        "DATASETS=",
+        "DATASETS=[1]",
+        "DATASETS={a: 1}",
+        "DATASETS.a=",
+        "DATASETS.a.b=",
+    ),
+    *(
+        "DATASETS.=",
+        "TRAIN.DATASETS=",
+        "PIXEL_MEANS=",
+        "EXPECTED_RESULTS=",
+        "TRAIN.FREEZE_AT=",
+        "MODEL.DEVICE=",
+        "SOLVER=",
+    ),
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.lists(st.sampled_from(PIECES), max_size=20).map("".join) | st.text(max_size=20))
+def test_no_text_whatever_causes_anything_but_a_message(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "any.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load_config(file)
+    except ConfigError as error:
+        assert error.problems and all(problem.startswith(str(file)) for problem in error.problems)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    words=st.lists(
+        st.text(max_size=8)
+        | st.builds(
+            str.__add__, st.sampled_from(WORDS), st.text("[]{}(),:'\"b1e-.~ nulTrue!&*", max_size=10)
+        ),
+        max_size=4,
+    )
+)
+def test_no_words_whatever_cause_anything_but_a_message(words: list[str]) -> None:
+    try:
+        load_config(None, words)
+    except ConfigError as error:
+        assert error.problems and all(problem.startswith("override ") for problem in error.problems)
+
+
 def test_the_dump_is_complete_and_quiet(write: Write) -> None:
     config = load_config(
         None, {"SOLVER.STEPS": [0, 10], "PIXEL_MEANS": [[[1.0, 2.0, 3.0]]], "TRAIN.WEIGHTS": "1e-3"}

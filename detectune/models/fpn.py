@@ -64,10 +64,10 @@ class Fpn(nn.Module):
         out: dict[int, Tensor] = {}
         inner = None
         for stage in range(self.last_stage, self.levels[0] - 1, -1):
-            lateral = self.get_submodule(f"lateral{stage}")(body[stage])
+            coarser = None
             if inner is not None:
-                lateral = lateral.add_(F.interpolate(inner, size=lateral.shape[-2:], mode="nearest"))
-            inner = lateral
+                coarser = F.interpolate(inner, size=body[stage].shape[-2:], mode="nearest")
+            inner = self.get_submodule(f"lateral{stage}")(body[stage], coarser)
             if stage <= self.levels[-1]:
                 out[stage] = self.get_submodule(f"output{stage}")(inner)
         top = body[self.last_stage]

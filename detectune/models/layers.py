@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 NormFactory = Callable[[int], nn.Module]
 Initializer = Callable[[Tensor], Any]
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+_ONEDNN = torch.ops.mkldnn
 
 
 class FrozenAffine(nn.Module):
@@ -100,23 +103,38 @@ class Conv(nn.Conv2d):
         )
         self.norm = norm(out_channels) if norm is not None else None
         self.relu = relu
+        self.fused = False  # set by `fuse_for_inference`
         (init or xavier)(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(self.linear(x))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] to a tensor of its own. `residual` joins before the ReLU; its memory may be reused."""
+        if self.fused:
+            return self._in_one_pass(x, residual)
+        x = self._normalized(x)
+        if residual is not None:
+            x = x.add_(residual)
+        return F.relu_(x) if self.relu else x
 
-    def linear(self, x: Tensor) -> Tensor:
-        """Everything but the ReLU: [B, C, H, W] to a tensor of its own, which the caller may change in place."""
+    def _normalized(self, x: Tensor) -> Tensor:
         if isinstance(self.norm, FrozenAffine):
             scale, shift = self.norm.scale_shift()
             return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
         x = self._conv_forward(x, self.weight, self.bias)
         return x if self.norm is None else self.norm(x)
 
-    def activate(self, x: Tensor) -> Tensor:
-        return F.relu_(x) if self.relu else x
+    def _in_one_pass(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Convolution, sum and ReLU by one kernel of oneDNN, so that the result is written once and never read back."""
+        x = x.to(self.weight.dtype)
+        shape = (self.padding, self.stride, self.dilation, self.groups)
+        relu = "relu" if self.relu else "none"
+        if residual is None:
+            return _ONEDNN._convolution_pointwise(x, self.weight, self.bias, *shape, relu, [], "")
+        relu_or_none = "relu" if self.relu else None
+        return _ONEDNN._convolution_pointwise_.binary(
+            residual, x, self.weight, self.bias, *shape, "add", 1.0, relu_or_none, [], ""
+        )
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", relu" if self.relu else "")
@@ -165,22 +183,52 @@ def _frozen_copy(norm: nn.BatchNorm2d) -> FrozenAffine:
     return frozen
 
 
-@torch.no_grad()
-def fuse_for_inference(model: nn.Module) -> nn.Module:
-    """A copy of `model` for evaluation, with every frozen affine and batch norm folded into its convolution.
+def can_run_in_one_pass(device: torch.device) -> bool:
+    """oneDNN's convolutions that add and clip on their way out are at hand."""
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(_ONEDNN, "_convolution_pointwise")
+        and hasattr(_ONEDNN, "_convolution_pointwise_")
+    )
 
-    The outputs agree to rounding. The copy has fewer parameters and other names; save the original.
+
+@torch.no_grad()
+def fuse_for_inference(
+    model: ModelT, *, dtype: torch.dtype = torch.float32, one_pass: bool | None = None
+) -> ModelT:
+    """A copy of `model` for evaluation: frozen affines and batch norms folded into their convolutions and, on a CPU,
+    sums and ReLUs done by the convolution's own kernel on channels-last maps.
+
+    In float32 the outputs agree to rounding. The copy has fewer parameters and other names and cannot be trained; save
+    the original.
+
+    Args:
+        model: stays as it is.
+        dtype: what convolutions and fully connected layers compute in (no autocast is needed then).
+        one_pass: False for plain convolutions (for tracing and export); by default where they are at hand.
     """
-    fused = copy.deepcopy(model).eval()
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
     for module in fused.modules():
-        if not isinstance(module, Conv) or module.norm is None:
-            continue
-        norm = module.norm
-        if isinstance(norm, nn.BatchNorm2d):
-            norm = _frozen_copy(norm)
-        if isinstance(norm, FrozenAffine):
-            scale, shift = norm.to(module.weight.device).scale_shift()
-            module.weight = nn.Parameter(module.weight * scale[:, None, None, None], requires_grad=False)
-            module.bias = nn.Parameter(shift, requires_grad=False)
-            module.norm = None
+        if isinstance(module, Conv):
+            _fold_norm(module)
+    device = next(fused.parameters()).device
+    if one_pass is None:
+        one_pass = can_run_in_one_pass(device)
+    if one_pass:
+        fused.to(memory_format=torch.channels_last)
+    for module in fused.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm):
+            module.to(dtype)
+        if isinstance(module, Conv):
+            module.fused = one_pass and module.norm is None
     return fused
+
+
+def _fold_norm(conv: Conv) -> None:
+    norm = _frozen_copy(conv.norm) if isinstance(conv.norm, nn.BatchNorm2d) else conv.norm
+    if isinstance(norm, FrozenAffine):
+        scale, shift = norm.to(conv.weight.device).scale_shift()
+        conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+        conv.bias = nn.Parameter(shift, requires_grad=False)
+        conv.norm = None

@@ -60,11 +60,11 @@ class BasicBlock(nn.Module):
         self.conv1 = Conv(
             in_channels, out_channels, 3, stride=stride, dilation=dilation, norm=norm, relu=True, init=init
         )
-        self.conv2 = Conv(out_channels, out_channels, 3, dilation=dilation, norm=norm, init=init)
+        self.conv2 = Conv(out_channels, out_channels, 3, dilation=dilation, norm=norm, relu=True, init=init)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2(self.conv1(x))
-        return out.add_(x if self.shortcut is None else self.shortcut(x)).relu_()
+        # x may be overwritten: nothing else reads the output of a block that another block of the stage follows
+        return self.conv2(self.conv1(x), x if self.shortcut is None else self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -92,11 +92,11 @@ class Bottleneck(nn.Module):
         self.conv2 = Conv(
             inner, inner, 3, stride=second, dilation=dilation, groups=groups, norm=norm, relu=True, init=init
         )
-        self.conv3 = Conv(inner, out_channels, 1, norm=norm, init=init)
+        self.conv3 = Conv(inner, out_channels, 1, norm=norm, relu=True, init=init)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv3(self.conv2(self.conv1(x)))
-        return out.add_(x if self.shortcut is None else self.shortcut(x)).relu_()
+        # x may be overwritten: nothing else reads the output of a block that another block of the stage follows
+        return self.conv3(self.conv2(self.conv1(x)), x if self.shortcut is None else self.shortcut(x))
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {

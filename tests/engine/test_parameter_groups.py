@@ -1,0 +1,49 @@
+"""Which parameters of real models decay and how fast they learn, against what Detectron recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from detectune.config.load import Config, load_config
+from detectune.engine.solver import parameter_groups
+from detectune.models.build import build_detector
+from detectune.weights.detectron import from_detectron
+
+
+def test_groups_are_detectrons(shared: Path) -> None:
+    folder = shared / "golden/detectron/e2e_faster_rcnn_R-50-FPN_1x"
+    recorded = json.loads((folder / "param_groups.json").read_text())
+    shapes = json.loads((folder / "blobs.json").read_text())
+    config = Config().with_overrides(json.loads((folder / "config.json").read_text())["yaml_values"])
+    with torch.device("meta"):  # names only: no weight is drawn
+        model = build_detector(config)
+    own = set(model.state_dict())
+    groups = {
+        group["name"]: set(group["names"])
+        for group in parameter_groups(model, weight_decay=1e-4, weight_decay_norm=0.0)
+    }
+
+    def ours(blobs: list[str]) -> set[str]:
+        converted = from_detectron({blob: torch.zeros(shapes[blob]) for blob in blobs})
+        return {entry for entry in converted if entry in own}
+
+    assert groups["bias"] == ours(recorded["bias_2x_lr_no_weight_decay"])
+    assert groups["weight"] == ours(recorded["weight_decay"])
+    assert "norm" not in groups and len(groups["weight"]) == len(recorded["weight_decay"])
+    trained = groups["bias"] | groups["weight"]
+    assert not trained & ours(recorded["frozen"]), "a frozen parameter is trained"
+
+
+def test_group_norm_scales_have_their_own_decay(root: Path) -> None:
+    config = load_config(
+        root / "configs/getting_started/shapes.yaml", {"RESNETS.NORM": "group", "MODEL.NUM_CLASSES": 3}
+    )
+    with torch.device("meta"):
+        model = build_detector(config)
+    groups = {g["name"]: g for g in parameter_groups(model, weight_decay=0.1, weight_decay_norm=0.2)}
+    assert groups["norm"]["weight_decay"] == 0.2
+    assert groups["norm"]["names"] and all(".norm" in name for name in groups["norm"]["names"])
+    assert not any(".norm." in name for name in groups["weight"]["names"])

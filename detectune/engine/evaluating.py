@@ -55,10 +55,12 @@ class EvaluationHook(Hook):
         run.metrics = dict(self.state["metrics"])
         if not run.config.TEST.DATASETS:
             run.log("TEST.DATASETS is empty: the run is not evaluated, only trained.")
+        if run.iteration > 0 and run.stop_reason is None:
+            self.after_step(run)  # the checkpoint may be from before an evaluation that failed
 
     def after_step(self, run: Run) -> None:
         due = self.eval_iters > 0 and run.iteration % self.eval_iters == 0
-        if due and run.iteration < run.max_iter:
+        if due and run.iteration < run.max_iter and self.state["last"] != run.iteration:
             self._evaluate(run)
             self._judge(run)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +46,8 @@ class Interrupts:
         if self.pending():
             raise KeyboardInterrupt
         self.number = number
-        sys.stderr.write("\nFinishing this step and saving; press Ctrl-C again to stop at once.\n")
+        # Not sys.stderr: the signal may have come in the middle of a write to it.
+        os.write(2, b"\nFinishing this step and saving; press Ctrl-C again to stop at once.\n")
 
 
 @contextmanager

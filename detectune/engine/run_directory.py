@@ -47,11 +47,19 @@ class RunDirectory:
             lock = open(self.path / ".lock", "a+")  # noqa: SIM115 - closed below, after the run
         try:
             _take(lock, self.path)
-            for part in self.path.rglob("*.part"):  # what a killed run had not finished writing
-                part.unlink(missing_ok=True)
+            self._remove_unfinished()
             yield self
         finally:
             lock.close()  # drops the lock too; the file stays, as removing it would let two processes in
+
+    def _remove_unfinished(self) -> None:
+        """Delete what a killed run had not finished writing; only files of ours, the folder may be
+        anyone's.
+        """
+        names = ("config.yaml", "diff.yaml", "environment.json", "metrics.jsonl", "model_final.safetensors")
+        parts = [part for name in names for part in self.path.glob(f".{name}.*.part")]
+        for part in (*parts, *self.checkpoints.glob(".*.part")):
+            part.unlink(missing_ok=True)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl. Numbers that are not finite become null."""

@@ -73,9 +73,9 @@ def train(
             except DataError:  # a broken image costs no finished work
                 checkpoint.save(run)
                 raise
-            if interrupt.pending():
-                raise TrainingInterruptedError(interrupt.number, run.iteration, checkpoint.save(run))
             for hook in checkpoint.hooks:
+                if interrupt.pending():
+                    raise TrainingInterruptedError(interrupt.number, run.iteration, checkpoint.save(run))
                 hook.after_train(run)
         say_what_was_skipped(run)
     if report is not None:

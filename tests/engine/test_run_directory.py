@@ -48,8 +48,10 @@ def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     part = tmp_path / "checkpoints" / ".iter_0000004.pt.77.part"
     part.write_bytes(b"half")
+    (tmp_path / ".model_final.safetensors.77.part").write_bytes(b"half")
+    (tmp_path / "download.part").write_bytes(b"somebody else's")
     with RunDirectory(tmp_path).held():
-        assert not part.exists()
+        assert sorted(p.name for p in tmp_path.rglob("*.part")) == ["download.part"]
 
 
 def test_rows_come_back_and_a_torn_line_is_left_out(tmp_path: Path) -> None:

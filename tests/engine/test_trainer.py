@@ -406,6 +406,30 @@ def test_a_broken_image_ends_the_run_with_its_work_saved(tiny: Tiny, tmp_path: P
     assert final_bytes(tmp_path) == final_bytes(tmp_path.parent / "whole")
 
 
+def test_an_evaluation_that_failed_is_made_up_for(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.broken_at = 2  # of the test batches too
+    config = tiny_config(TRAIN__EVAL_ITERS=1)
+    with pytest.raises(DataError):
+        train(config, output_dir=tmp_path / "cut", log=quiet)
+    tiny.broken_at = -1
+    train(config, output_dir=tmp_path / "cut", log=quiet)
+    assert [row["iteration"] for row in rows_of(tmp_path / "cut", "evaluation")] == list(range(1, 13))
+    train(config, output_dir=tmp_path / "whole", log=quiet)
+    assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
+
+
+def test_ctrl_c_in_the_last_evaluation_loses_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    class During(Hook):
+        def after_train(self, run: Run) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingInterruptedError, match="after iteration 12"):
+        train(tiny_config(), output_dir=tmp_path, log=quiet, hooks=[During()])
+    assert not (tmp_path / "model_final.safetensors").exists()
+    result = train(tiny_config(), output_dir=tmp_path, log=quiet, hooks=[At(12, crash)])
+    assert result.weights.exists() and result.metrics["bbox/AP"] == 0.5
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_step_and_saves(tiny: Tiny, tmp_path: Path, number: signal.Signals) -> None:
     before = signal.getsignal(number)

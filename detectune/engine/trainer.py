@@ -88,7 +88,8 @@ def say_what_was_skipped(run: Run) -> None:
     names = sorted(run.loader.left_out)
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        run.log(f"{len(names)} images could not be read and were left out: {', '.join(names[:5])}{more}.")
+        count = "1 image" if len(names) == 1 else f"{len(names)} images"
+        run.log(f"{count} could not be read and left out: {', '.join(names[:5])}{more}.")
 
 
 def train_steps(run: Run, hooks: Sequence[HookLike], interrupted: Callable[[], bool]) -> None:

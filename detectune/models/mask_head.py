@@ -7,7 +7,7 @@ Shape legend
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from detectune.models.layers import Conv, Initializer, NormFactory, gaussian
@@ -149,7 +149,7 @@ def best_outlines(regions: Regions, targets: Targets, *, offset: float) -> Tenso
     high = ends.amax(3).where(real, -torch.inf).amax(2)
     outlines = torch.cat((low, high), -1).float()
     usable = targets.valid & ~targets.is_crowd & real.any(2)[..., 0]
-    outlines = outlines.where(usable[..., None], outlines.new_tensor((-1e6, -1e6, -1e6, -1e6)))
+    outlines = outlines.where(usable[..., None], -1e6)
     image = regions.image_index
     candidates = outlines[image]  # [R, G, 4]
     top = torch.maximum(regions.boxes[:, None, :2], candidates[..., :2])

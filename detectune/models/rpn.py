@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from detectune.models.layers import Conv, gaussian
@@ -237,7 +237,7 @@ class Rpn(nn.Module):
             height, width = sizes[:, :1], sizes[:, 1:]
             inside = (x1 >= -rule.straddle) & (y1 >= -rule.straddle)
             inside = inside & (x2 < width + rule.straddle) & (y2 < height + rule.straddle)
-            candidates = torch.where(inside[..., None], anchors, anchors.new_tensor(_NOWHERE))
+            candidates = torch.where(inside[..., None], anchors, _NOWHERE)
         matches = match_anchors(
             targets.boxes, targets.valid & ~targets.is_crowd, candidates,
             high=rule.high, low=rule.low, allow_low_quality=True, offset=self.offset,
@@ -251,8 +251,8 @@ class Rpn(nn.Module):
         return fg, bg, matches.index
 
 
-_NOWHERE = (-1e6, -1e6, -1e6 + 1, -1e6 + 1)
-"""A box that no object overlaps."""
+_NOWHERE = -1e6
+"""All four coordinates of a box that no object overlaps."""
 
 
 def _normalized(per_image: Tensor, count: Tensor, how: Normalizer, batch_size: int) -> Tensor:

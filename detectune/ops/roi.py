@@ -124,10 +124,9 @@ def _align_everywhere(
     strides: Sequence[float],
     levels: Tensor,
 ) -> Tensor:
-    off_map = boxes.new_tensor(_OFF_MAP)
     total = None
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        moved = torch.where((levels == level)[:, None], boxes, off_map)
+        moved = torch.where((levels == level)[:, None], boxes, _OFF_MAP)
         part = align(feature, moved, image_index, spatial_scale=1 / stride, static=True)
         total = part if total is None else total + part
     assert total is not None
@@ -144,5 +143,6 @@ def _rows_pay(features: Tensor, num_bins: int) -> bool:
 _MIN_CHANNELS = 48
 """Measured on one core: the kernel's time grows with the channels, that of gathering with the regions."""
 
-_OFF_MAP = (-1e5, -1e5, -1e5 + 1, -1e5 + 1)
-"""A region whose every sample lies outside any map, where RoIAlign reads nothing and returns zero."""
+_OFF_MAP = -1e5
+"""All four coordinates of a region whose every sample lies outside any map, where RoIAlign reads nothing and gives
+zero. A number, because a tensor made from numbers would have to wait for the device."""

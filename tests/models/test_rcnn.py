@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from detectune.models.build import GEOMETRIES, build_detector
 from detectune.models.layers import Conv, FrozenAffine, fuse_for_inference
@@ -29,6 +30,16 @@ def _backward(model: RCNN, batch: Batch, generator: torch.Generator | None = Non
     out = model(batch, generator)
     torch.stack([v for k, v in out.items() if k.startswith("loss_")]).sum().backward()
     return out
+
+
+class NoTransfers(TorchFunctionMode):
+    """Refuses what copies between host and device."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in {"tensor", "as_tensor", "from_numpy", "new_tensor", "item", "tolist", "cpu", "numpy"}:
+            raise AssertionError(f"{name} in the training step")
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +72,12 @@ def test_padding_rows_change_nothing(
 def test_training_step_reads_no_value(
     geometry: str, make_config: Callable[..., Any], make_batch: Callable[..., Batch]
 ) -> None:
-    """On the meta device tensors have shapes but no values, so a step that depended on values would fail."""
+    """On the meta device tensors have shapes but no values, so a step that depended on values would fail. Neither does
+    it make tensors from Python numbers, for which a GPU would have to wait."""
     model = build_detector(make_config({"MODEL.GEOMETRY": geometry})).to("meta")
     batch = make_batch(TWO_IMAGES, pad_to=5).to("meta")
-    out = _backward(model, batch)
+    with NoTransfers():
+        out = _backward(model, batch)
     assert all(value.device.type == "meta" and value.shape == () for value in out.values())
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert trained == {n for n, p in model.named_parameters() if p.grad is not None}
@@ -214,3 +227,26 @@ def test_padding_is_zero_whatever_it_holds(model: RCNN, make_batch: Callable[...
             assert float(row[:, height:].abs().sum()) == float(row[:, :, width:].abs().sum()) == 0.0
             assert float(row[:, :height, :width].abs().sum()) > 0
     model.drop_padding = None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_training_step_never_waits_for_the_gpu(
+    geometry: str, make_config: Callable[..., Any], make_batch: Callable[..., Batch]
+) -> None:
+    torch.manual_seed(3)
+    model = build_detector(make_config({"MODEL.GEOMETRY": geometry}))
+    batch = make_batch(TWO_IMAGES, pad_to=5)
+    on_cpu = _losses(model(batch))
+    model, batch = model.cuda(), batch.to("cuda")
+    generator = torch.Generator("cuda").manual_seed(0)
+    _backward(model, batch, generator)  # the first call may wait (kernels are loaded, algorithms chosen)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        out = _backward(model, batch, generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(value) for value in out.values())
+    for name, value in _losses(model(batch)).items():
+        assert value == pytest.approx(on_cpu[name], rel=0.02), name

@@ -88,6 +88,9 @@ def test_only_builders_read_the_configuration() -> None:
         "data/loader.py",
         "engine/solver.py",
         "engine/trainer.py",
+        "engine/starting.py",  # the first half of `train`: from a configuration to a run
+        "engine/running.py",  # carries the configuration for hooks
+        "engine/resume.py",  # compares it with the checkpoint's
         "engine/inference.py",
     }
     readers = {

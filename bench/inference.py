@@ -54,7 +54,6 @@ def bench_config(min_size: int, **more: Any) -> Any:
 
 def setup_torchvision(pictures: list[np.ndarray], min_size: int) -> Callable[[], Any]:
     from detectune.weights.torchvision import to_torchvision
-
     from peers import to_unit_float
 
     model = torchvision_mask_rcnn(

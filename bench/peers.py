@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectune.config.load import Config, load_config
-from detectune.ops.masks import rasterize_edges
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.detection import MaskRCNN
@@ -20,6 +18,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
+from detectune.config.load import Config, load_config
+from detectune.ops.masks import rasterize_edges
 from detectune.structures import Batch
 
 MEAN_RGB = (0.485, 0.456, 0.406)

@@ -76,11 +76,11 @@ def initial_torchvision(arguments: dict[str, Any], seed: int) -> Any:
 
 def run_torchvision(arguments: dict[str, Any], seed: int) -> dict[str, float]:
     """torchvision's side: its reference recipe's loop, without what does not change the result."""
-    from detectune.data.loader import build_loader
-    from detectune.evaluation.coco import evaluate_coco
     from hotcoco import mask as rle
 
+    from detectune.data.loader import build_loader
     from detectune.engine.schedule import lr_schedule
+    from detectune.evaluation.coco import evaluate_coco
 
     config = config_for(arguments, seed)
     model = initial_torchvision(arguments, seed).train()

@@ -19,12 +19,13 @@ Labels are contiguous, 1..K; 0 is background and padding. Knows nothing about co
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+MovedT = TypeVar("MovedT", "ImageBatch", "Targets", "Detections")
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons (each float64 [2 * P], x y x y ..., original frame) or one RLE {"size": [h, w], "counts": str}."""
 
@@ -117,7 +118,7 @@ class Targets:
         return _moved(self, device, non_blocking)
 
     def pin_memory(self) -> Targets:
-        pinned = {
+        pinned: dict[str, Any] = {
             f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
         }
         return replace(self, **pinned)
@@ -175,8 +176,8 @@ class Detections:
         return _moved(self, device, False)
 
 
-def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    moved = {
+def _moved(value: MovedT, device: torch.device | str, non_blocking: bool) -> MovedT:
+    moved: dict[str, Any] = {
         f.name: v.to(device, non_blocking=non_blocking)
         for f in fields(value)
         if isinstance(v := getattr(value, f.name), Tensor)

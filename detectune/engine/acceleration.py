@@ -33,7 +33,7 @@ def accelerate(
     if compute.memory_format == "channels_last" or compiled:
         fused.to(memory_format=torch.channels_last)
     if compiled and isinstance(fused, RCNN):
-        fused.backbone.forward = torch.compile(  # type: ignore[method-assign]  # one program instead of modules
+        fused.backbone.forward = torch.compile(  # one program in place of many modules
             fused.backbone.forward, dynamic=True, options={"freezing": compute.device.type == "cpu"}
         )
     return fused

@@ -78,8 +78,9 @@ def _draw(
     pixels = image.copy()
     from_worst = range(len(labels) - 1, -1, -1)
     for i in from_worst:
-        if rles is not None and rles[i] is not None:
-            _tint(pixels, coco_mask.decode(rles[i]).astype(bool), colours[i], line)
+        rle = None if rles is None else rles[i]
+        if rle is not None:
+            _tint(pixels, coco_mask.decode(rle).astype(bool), colours[i], line)
     canvas = Image.fromarray(pixels)
     pen = ImageDraw.Draw(canvas)
     for i in from_worst:

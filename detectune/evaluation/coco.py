@@ -67,7 +67,8 @@ def evaluate_coco(
             f"{task}/{name}": _defined(value) for name, value in zip(names, evaluation.stats, strict=True)
         }
         order = [list(evaluation.params.catIds).index(number) for number in class_info.category_ids]
-        precision = np.asarray(evaluation.eval["precision"])[:, :, order]  # [T, R, K, areas, limits]
+        arrays: Any = evaluation.eval
+        precision = np.asarray(arrays["precision"])[:, :, order]  # [T, R, K, areas, limits]
         for k, name in enumerate(class_info.names):
             per_class[name][f"{task}/AP"] = _mean(precision[:, :, k, 0, -1])
             per_class[name][f"{task}/AP50"] = _mean(precision[0, :, k, 0, -1])
@@ -77,7 +78,8 @@ def evaluate_coco(
 
 def coco_truth(records: Sequence[Record], class_info: ClassInfo) -> dict[str, Any]:
     """The records as one COCO document; categories in the order of the labels."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for record in records:
         images.append({"id": record.image_id, "height": record.height, "width": record.width})
         for i in range(len(record)):

@@ -64,13 +64,13 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes [N, 4] and [M, 4]: [N, M]."""
     inter = _intersection(a, b)
     union = _area(a)[:, None] + _area(b)[None] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return np.asarray(np.divide(inter, union, out=np.zeros_like(inter), where=union > 0))
 
 
 def coverage(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The fraction of each box of `a` [N, 4] that lies in each box of `b` [M, 4]: [N, M]."""
     inter, area = _intersection(a, b), np.broadcast_to(_area(a)[:, None], (len(a), len(b)))
-    return np.divide(inter, area, out=np.zeros_like(inter), where=area > 0)
+    return np.asarray(np.divide(inter, area, out=np.zeros_like(inter), where=area > 0))
 
 
 def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ def _peer() -> torch.nn.Module:
     torch.manual_seed(0)
     peer = torchvision.models.detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=7,
+        box_batch_size_per_image=96,
         min_size=205, max_size=300,
     )  # fmt: skip
     for name, parameter in peer.named_parameters():
@@ -55,6 +56,7 @@ def pair(make_config: Callable[..., Any], full_size: dict[str, Any]) -> tuple[to
             "PIXEL_MEANS": [[mean]],
             "INPUT.PIXEL_STDS": std,
             "TRAIN.RPN_POST_NMS_TOP_N": 2000,
+            "TRAIN.BATCH_SIZE_PER_IM": 96,
         }
     )
     ours = build_detector(config)

@@ -115,9 +115,9 @@ def _line(name: str, text: str) -> str:
 
 
 def _detectune() -> Facts:
-    from detectune import __version__
+    import detectune
 
-    return {"version": __version__, "folder": str(Path(__file__).resolve().parent.parent)}
+    return {"version": detectune.__version__, "folder": str(Path(__file__).resolve().parent.parent)}
 
 
 def _packages(missing: list[Facts]) -> dict[str, str | None]:

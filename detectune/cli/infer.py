@@ -13,7 +13,7 @@ import typer
 from detectune.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from detectune.engine.inference import Predictor
+    from detectune.structures import ClassInfo, Detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 OPTIONS = ("--weights", "--output", "--thresh", "--set", "--debug", "--help")
@@ -31,7 +31,11 @@ def infer(
     output: Annotated[Path, typer.Option(help="Folder for the drawn images and detections.json.")],
     thresh: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Least score that is drawn and written. Default: VIS_TH."),
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Least score drawn and written. Default: drawn from VIS_TH on, written all.",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -52,7 +56,6 @@ def infer(
     if not weights.expanduser().is_file():
         raise UserError(f"There is no weights file {weights}.")
     files = find_images(images, beside=output)
-    least = settings.VIS_TH if thresh is None else thresh
     predictor = Predictor(settings, weights.expanduser())
     output = output.expanduser()
     with output_errors(output):
@@ -62,12 +65,15 @@ def infer(
     try:
         for number, (file, name) in enumerate(files, start=1):
             try:
-                found = infer_one(predictor, file, output / drawn_name(name), least=least)
+                found = predictor(file)
             except DataError as error:
                 unreadable.append(str(error))
                 continue
-            rows += [{"file_name": name, "image_id": number, **row} for row in found]
-            print(f"{number}/{len(files)}  {name}: {len(found)} found", flush=True)
+            written = found if thresh is None else found[found.scores >= thresh]
+            drawn = written[written.scores >= settings.VIS_TH] if thresh is None else written
+            rows += predictor.rows(written, image_id=number, file_name=name)
+            draw(file, drawn, predictor.class_info, output / drawn_name(name))
+            print(f"{number}/{len(files)}  {name}: {len(drawn)} drawn", flush=True)
     finally:  # what was found before an interruption or a full disk stays
         write_text(output / "detections.json", json.dumps(rows, indent=1) + "\n")
     done = len(files) - len(unreadable)
@@ -77,23 +83,19 @@ def infer(
         raise UserError(f"{len(unreadable)} of {len(files)} images could not be read; they are named above.")
 
 
-def infer_one(predictor: Predictor, file: Path, target: Path, *, least: float) -> list[dict[str, Any]]:
-    """Detect in one image, save it drawn to `target`, and return its rows for detections.json."""
-    import numpy as np
+def draw(file: Path, detections: Detections, class_info: ClassInfo, target: Path) -> None:
+    """Save the image `file` with its detections drawn as the JPEG `target`."""
     from PIL import Image
 
     from detectune.data.images import load_image
-    from detectune.engine.run_directory import output_errors
+    from detectune.engine.run_directory import atomic_file, output_errors
     from detectune.engine.visualize import draw_detections
 
-    image = load_image(file)
-    found = predictor(image)
-    found = found[found.scores >= least]
-    drawn = draw_detections(image, found, predictor.class_info)
+    drawn = Image.fromarray(draw_detections(load_image(file), detections, class_info))
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(drawn)).save(target, quality=92)
-    return predictor.rows(found)
+    with atomic_file(target) as stream:
+        drawn.save(stream, "JPEG", quality=92)
 
 
 def find_images(given: Sequence[Path], *, beside: Path) -> list[tuple[Path, str]]:

@@ -73,9 +73,9 @@ app.command("doctor", short_help="Show machine, speed, what is missing")(doctor.
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from detectune import __version__
+        import detectune
 
-        print(f"detectune {__version__}")
+        print(f"detectune {detectune.__version__}")
         raise typer.Exit
 
 

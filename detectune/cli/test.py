@@ -54,8 +54,7 @@ def test(
         settings, weights, run_directory=choose_run_directory(settings, output=None, name=config)
     )
     print(f"Weights: {chosen}", flush=True)
-    for name in settings.TEST.DATASETS:
-        test_run(settings, chosen, output_dir=directory, dataset=name)
+    test_run(settings, chosen, output_dir=directory)
     report = write_report(directory)
     for table in ap_table(directory, names=tuple(settings.TEST.DATASETS)):
         print("\n" + table)

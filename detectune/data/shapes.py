@@ -2,7 +2,8 @@
 
 Objects are painted back to front. An outline is what remains visible: the exact polygon of an object that nothing
 covers, an RLE of the visible pixels otherwise. Nothing is painted that would hide most of another object, so every
-visible object is annotated. A class is its shape alone; colours are drawn for each object.
+visible object is annotated. Colours help a little: a class has four of the ten, each shared with another class,
+which leaves it to the shape to decide. No two objects of a picture have the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from detectune.data.cache import cached_folder
 
-VERSION = 1  # part of the cache's name: raise it when the pictures change
+VERSION = 2  # part of the cache's name: raise it when the pictures change
 SEED = 7
 SPLITS = ("train", "val", "test")
 OVERSAMPLE = 4  # shapes are drawn this much larger and averaged, which gives smooth borders
@@ -29,6 +30,7 @@ COLOURS = (
     (214, 39, 40), (255, 127, 14), (240, 215, 40), (44, 160, 44), (30, 195, 190), (31, 100, 200),
     (140, 75, 190), (230, 90, 180), (245, 245, 245), (30, 30, 35),
 )  # fmt: skip
+NUM_OWN_COLOURS = 4
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def _regular(corners: int, *, phase: float, inner: float = 1.0) -> np.ndarray:
 # Outlines in a square of side 2 around the origin, y downwards, and by how much each may be turned (radians).
 OUTLINES: dict[str, tuple[np.ndarray, float]] = {
     "circle": (_regular(40, phase=0.0), math.pi),
-    "square": (_regular(4, phase=math.pi / 4), math.pi / 4),
+    "square": (_regular(4, phase=math.pi / 4), math.pi / 9),
     "triangle": (np.array([[0.0, -1.0], [-0.85, 0.8], [0.85, 0.8]]), math.pi / 9),
-    "star": (_regular(10, phase=0.0, inner=0.42), math.pi / 5),
+    "star": (_regular(10, phase=0.0, inner=0.42), math.pi / 10),
     "cross": (
         np.array(
             [[-0.33, -1], [0.33, -1], [0.33, -0.33], [1, -0.33], [1, 0.33], [0.33, 0.33],
@@ -67,9 +69,9 @@ class Style:
     """How hard the pictures are. Lengths in pixels."""
 
     image_size: tuple[int, int] = (128, 160)  # height, width; a quarter of the images is upright
-    object_size: tuple[int, int] = (26, 80)  # of the larger side, about
+    object_size: tuple[int, int] = (32, 88)  # of the larger side, about
     small_size: tuple[int, int] = (13, 24)
-    small_fraction: float = 0.08
+    small_fraction: float = 0.05
     num_objects: tuple[int, int] = (1, 5)
     empty_fraction: float = 0.03
     noise: float = 6.0  # standard deviation in grey levels
@@ -199,7 +201,7 @@ def _place(rng: np.random.Generator, style: Style, height: int, width: int, *, t
     outline, turn = OUTLINES[name]
     low, high = style.small_size if rng.random() < style.small_fraction else style.object_size
     side = math.exp(rng.uniform(math.log(low), math.log(min(high, 0.7 * min(height, width)))))
-    stretch = math.exp(rng.uniform(-0.2, 0.2))
+    stretch = math.exp(rng.uniform(-0.12, 0.12))
     angle = rng.uniform(-turn, turn)
     spin = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     points = (outline * np.array([stretch, 1 / stretch])) @ spin.T
@@ -208,9 +210,15 @@ def _place(rng: np.random.Generator, style: Style, height: int, width: int, *, t
     room = np.array([width, height]) - points.max(0) - 2
     polygon = np.round(points + 1 + rng.random(2) * np.maximum(room, 0), 2)
     mask = _raster(polygon, height, width)
-    free = [number for number in range(len(COLOURS)) if number not in taken]
-    colour = int(rng.choice(free or range(len(COLOURS))))
+    colour = _choose_colour(rng, list(OUTLINES).index(name), taken)
     return _Shape(name, polygon, colour, mask, mask.copy())
+
+
+def _choose_colour(rng: np.random.Generator, kind: int, taken: list[int]) -> int:
+    """One of the class's own colours that the picture does not have yet, else another that it does not have."""
+    free = [number for number in range(len(COLOURS)) if number not in taken]
+    own = [number for number in free if (number - 2 * kind) % len(COLOURS) < NUM_OWN_COLOURS]
+    return int(rng.choice(own or free or range(len(COLOURS))))
 
 
 def _raster(polygon: np.ndarray, height: int, width: int) -> np.ndarray:

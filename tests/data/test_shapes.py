@@ -65,7 +65,18 @@ def test_the_picture_shows_what_is_annotated():
                 inner &= np.roll(item.visible, 1, axis) & np.roll(item.visible, -1, axis)
             if inner.sum() > 20:
                 assert picture[inner].astype(float).std(0).max() < 20
+            assert item.polygon.min() >= 0 and (item.polygon.max(0) <= picture.shape[1::-1]).all()
             assert item.visible.sum() >= style.least_visible * item.mask.sum()
+
+
+def test_a_colour_occurs_once_in_a_picture_and_never_tells_the_class_alone():
+    classes: dict[int, set[str]] = {}
+    for seed in range(150):
+        _, objects = draw_picture(np.random.default_rng(seed), Style(image_size=(96, 96)))
+        assert len({item.colour for item in objects}) == len(objects)
+        for item in objects:
+            classes.setdefault(item.colour, set()).add(item.name)
+    assert len(classes) == 10 and all(len(names) >= 2 for names in classes.values())
 
 
 def test_keypoints_lie_on_the_triangle_left_of_right(shapes):

@@ -263,4 +263,11 @@ def _acceleration() -> list[str]:
     from detectune.engine.precision import choose_device, choose_precision
 
     device = choose_device("auto")
-    return [f"MODEL.DEVICE auto: {device}", choose_precision(device)[1]]
+    precision, reason = choose_precision(device)
+    layout = "contiguous" if precision == "fp32" else "channels_last"
+    return [
+        f"MODEL.DEVICE auto: {device}",
+        f"PRECISION keys, {reason}",
+        f"MODEL.MEMORY_FORMAT auto: contiguous in fp32, so that nothing changes; with precision {precision}: {layout}",
+        "Their defaults are fp32: only what you set to auto, bf16 or fp16 rounds differently",
+    ]

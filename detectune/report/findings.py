@@ -134,8 +134,8 @@ def _detections(evaluation: Evaluation) -> list[Finding]:
         found, missed, false = counts
         findings.append(
             Finding(
-                f"{found} of {found + missed} objects were found with the right class; {missed} were missed, and "
-                f"{false} detections match no object."
+                f"At a score of 0.5 or more, {found} of {found + missed} objects were found with the right class, "
+                f"{missed} were missed, and {false} detections match no object."
             )
         )
     for task, name in (("bbox", "box"), ("segm", "mask")):

@@ -290,7 +290,7 @@ def precision_recall(evaluation: Evaluation, task: str) -> Chart | None:
         points = [(float(x), y) for x, y in zip(recall, values, strict=False) if y is not None]
         series.append(Series(words, points, slot))
     title = f"{TASK_NAMES[task]} precision over recall"
-    areas = [short(fmean(y for _, y in s.points)) if s.points else "" for s in series]
+    areas = [show_score(fmean(y for _, y in s.points)) if s.points else "" for s in series]
     return line_chart(
         title, series, x_name="recall", y_limits=(0.0, 1.0), x_limits=(0.0, 1.0), legend_values=areas
     )

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -23,8 +24,8 @@ from detectune.cli.data import app as data_app
 from detectune.errors import UserError
 
 EPILOG = (
-    "Start with `detectune demo`. A mistake of yours ends with exit code 2 and one message, a failure with 1; "
-    "`--debug`, before or after the command, shows the traceback."
+    "Start with `detectune demo`. `--version` prints the version. A mistake of yours ends with exit code 2 and one "
+    "message, a failure with 1; `--debug`, before or after the command, shows the traceback."
 )
 
 
@@ -71,36 +72,24 @@ app.add_typer(
 app.command("doctor", short_help="Show machine, speed, what is missing")(doctor.doctor)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        import detectune
-
-        print(f"detectune {detectune.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: bool = typer.Option(
-        False, "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
-    ),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-) -> None:
-    """Options of every command, for the help page: `main` takes `--debug` off before typer looks."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
     debug = len(words) < len(given)
+    if words == ["--version"]:
+        import detectune
+
+        print(f"detectune {detectune.__version__}")
+        sys.exit(0)
     if arguments is None:
         restart_with_tuned_allocator(words)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # a replaced stream may not be reconfigurable
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a name outside the terminal's charset
+    command, rest, name = _innermost_for_help(words)
     try:
-        app(words, prog_name="detectune")  # leaves with its exit code
+        command(rest, prog_name=name)  # leaves with its exit code
     except UserError as error:
         code, message = 2, str(error)
         trace = traceback.format_exc()
@@ -111,6 +100,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             message += "\nRun again with --debug for the traceback."
     _say(trace + message if debug else message)
     sys.exit(code)
+
+
+def _innermost_for_help(words: list[str]) -> tuple[Callable[..., object], list[str], str]:
+    """(what to call, its words, its name): the whole application, or for help the very command asked about.
+
+    On the way down typer would check the parents' options first, for which it loads pydantic: twice the time.
+    """
+    command: Any = typer.main.get_command(app)
+    name = "detectune"
+    if not {"-h", "--help"} & set(words):
+        return command, words, name
+    for word in words:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None:
+            break
+        command, name = inner, f"{name} {word}"
+    return command, words if name == "detectune" else ["--help"], name
 
 
 def _say(message: str) -> None:

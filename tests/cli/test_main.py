@@ -51,12 +51,24 @@ def test_help_of_each_command_imports_nothing_heavy(command: str) -> None:
         "import sys; from detectune.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: code = end.code or 0\n"
-        "heavy = {'torch', 'numpy', 'rich', 'jinja2', 'detectune.config.tree'} & set(sys.modules)\n"
+        "heavy = {'torch', 'pydantic', 'numpy', 'rich', 'jinja2'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     shown = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "Usage: detectune" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("data", "check", "-h"), ("train", "x.yaml", "SOLVER.BASE_LR=1", "--help")]
+)
+def test_help_is_found_anywhere_and_at_any_depth(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert call(*words) == 0
+    assert capsys.readouterr().out.startswith(
+        f"Usage: detectune {'data check' if 'data' in words else 'train'} [OPTIONS]"
+    )
 
 
 def test_version_is_the_packages() -> None:

@@ -84,7 +84,8 @@ class BoxHead(nn.Module):
         loss_cls = softmax_cross_entropy(out.logits, regions.labels, regions.valid, normalizer=count)
         with torch.no_grad():
             objects = targets.boxes[regions.image_index, regions.gt_index]
-            wanted = encode_boxes(regions.boxes, objects, weights=self.box_weights, offset=self.offset)
+            boxes, objects = regions.measured(regions.boxes), regions.measured(objects)
+            wanted = encode_boxes(boxes, objects, weights=self.box_weights, offset=self.offset)
             right = (out.logits.argmax(1) == regions.labels) & regions.valid
         num_images = targets.labels.shape[0]
         return {

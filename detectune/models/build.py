@@ -54,7 +54,9 @@ class Geometry:
     rpn_beta: float
     box_beta: float
     detection_min_size: float
-    detect_in_original_frame: bool  # boxes are decoded, clipped and suppressed in the original image's pixels
+    heads_in_original_frame: (
+        bool  # regions are matched and learnt, detections decoded, clipped, suppressed in its pixels
+    )
     keep_score_ties: bool  # DETECTIONS_PER_IM keeps what ties the last score
     mask_raster: RasterStyle
     mask_match_outlines: bool
@@ -84,7 +86,7 @@ GEOMETRIES: dict[str, Geometry] = {
         rpn_beta=1 / 9,
         box_beta=1.0,
         detection_min_size=0.0,
-        detect_in_original_frame=True,
+        heads_in_original_frame=True,
         keep_score_ties=True,
         mask_raster="detectron",
         mask_match_outlines=True,
@@ -110,7 +112,7 @@ GEOMETRIES: dict[str, Geometry] = {
         rpn_beta=0.0,
         box_beta=0.0,
         detection_min_size=0.0,
-        detect_in_original_frame=False,
+        heads_in_original_frame=False,
         keep_score_ties=False,
         mask_raster="detectron2",
         mask_match_outlines=False,
@@ -136,7 +138,7 @@ GEOMETRIES: dict[str, Geometry] = {
         rpn_beta=1 / 9,
         box_beta=1 / 9,
         detection_min_size=1e-2,
-        detect_in_original_frame=False,
+        heads_in_original_frame=False,
         keep_score_ties=False,
         mask_raster="detectron2",
         mask_match_outlines=False,
@@ -422,6 +424,7 @@ def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
         bg_thresh_lo=train.BG_THRESH_LO,
         crowd_overlap=train.CROWD_FILTER_THRESH,
         offset=geometry.offset,
+        original_frame=geometry.heads_in_original_frame,
     )
 
 
@@ -433,7 +436,7 @@ def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
         max_detections=test.DETECTIONS_PER_IM,
         keep_ties=geometry.keep_score_ties,
         min_size=geometry.detection_min_size,
-        original_frame=geometry.detect_in_original_frame,
+        original_frame=geometry.heads_in_original_frame,
         refine=test.BBOX_REG,
         offset=geometry.offset,
     )

@@ -111,8 +111,9 @@ class MaskHead(nn.Module):
         image, row = regions.image_index, regions.gt_index
         if self.match_outlines:
             row = best_outlines(regions, targets, offset=self.offset)
+        edges, boxes = regions.measured(targets.edges[image, row]), regions.measured(regions.boxes)
         return rasterize_edges(
-            targets.edges[image, row], targets.edge_polygon[image, row], regions.boxes,
+            edges, targets.edge_polygon[image, row], boxes,
             num_polygons=targets.num_polygons, size=size, method=self.raster, static=static,
         )  # fmt: skip
 
@@ -151,11 +152,12 @@ def best_outlines(regions: Regions, targets: Targets, *, offset: float) -> Tenso
     usable = targets.valid & ~targets.is_crowd & real.any(2)[..., 0]
     outlines = outlines.where(usable[..., None], -1e6)
     image = regions.image_index
-    candidates = outlines[image]  # [R, G, 4]
-    top = torch.maximum(regions.boxes[:, None, :2], candidates[..., :2])
-    bottom = torch.minimum(regions.boxes[:, None, 2:], candidates[..., 2:])
+    candidates = regions.measured(outlines[image])  # [R, G, 4]
+    boxes = regions.measured(regions.boxes)
+    top = torch.maximum(boxes[:, None, :2], candidates[..., :2])
+    bottom = torch.minimum(boxes[:, None, 2:], candidates[..., 2:])
     inter = (bottom - top + offset).clamp(min=0).prod(-1)
-    area = (regions.boxes[:, 2:] - regions.boxes[:, :2] + offset).prod(-1)[:, None]
+    area = (boxes[:, 2:] - boxes[:, :2] + offset).prod(-1)[:, None]
     union = area + (candidates[..., 2:] - candidates[..., :2] + offset).prod(-1) - inter
     best, index = (inter / union).max(1)
     return torch.where(best > 0, index, regions.gt_index)

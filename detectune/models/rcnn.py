@@ -79,12 +79,12 @@ class RCNN(nn.Module):
         drop = self._drops_padding(images)
         features, scored = self._propose_from(images)
         out = self.rpn.losses(scored, targets, images.sizes, generator)
-        proposals = self.rpn.propose(
-            scored, images.sizes, self.rpn.train_rule, _scales(images, self.rpn, train=True)
-        )
+        units = original_units(images)
+        proposals = self.rpn.propose(scored, images.sizes, self.rpn.train_rule, units)
         regions = sample_regions(
-            proposals.boxes, proposals.valid, targets, self.region_sampling, generator, drop_padding=drop
-        )
+            proposals.boxes, proposals.valid, targets, self.region_sampling, generator,
+            drop_padding=drop, units=units,
+        )  # fmt: skip
         pooled = self.box_pooler(features, regions.boxes, regions.image_index, static=not drop)
         out |= self.box_head.losses(self.box_head(pooled), regions, targets)
         if self.mask_head is not None and self.mask_pooler is not None:
@@ -98,9 +98,7 @@ class RCNN(nn.Module):
         """Detections of each image, network frame, best first, with mask probabilities if there is a mask head."""
         features, scored = self._propose_from(images)
         sizes = self._clipping_sizes(images.sizes)
-        proposals = self.rpn.propose(
-            scored, sizes, self.rpn.test_rule, _scales(images, self.rpn, train=False)
-        )
+        proposals = self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
         found = self.detect(features, proposals, images)
         if self.mask_head is None:
             return found
@@ -184,15 +182,12 @@ class RCNN(nn.Module):
         return images.tensor.device.type == "cpu" if self.drop_padding is None else self.drop_padding
 
 
-def _scales(images: ImageBatch, rpn: Rpn, *, train: bool) -> Tensor | None:
-    """Network over original pixels, float32 [B], only where a rule needs it."""
-    rule = rpn.train_rule if train else rpn.test_rule
-    if not rule.min_size_original or rule.min_size <= 1:
-        return None  # sides are at least one pixel anyway
-    scales = torch.tensor([info.scale_x for info in images.infos])
+def original_units(images: ImageBatch) -> Tensor:
+    """Network over original pixels, float32 [B, 4] (x, y, x, y), on the images' device without waiting for it."""
+    units = torch.tensor([(info.scale_x, info.scale_y) * 2 for info in images.infos])
     if images.tensor.is_cuda:
-        scales = scales.pin_memory()
-    return scales.to(images.tensor.device, non_blocking=True)
+        units = units.pin_memory()
+    return units.to(images.tensor.device, non_blocking=True)
 
 
 def _slices(counts: Sequence[int]) -> list[slice]:

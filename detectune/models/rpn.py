@@ -132,17 +132,17 @@ class Rpn(nn.Module):
 
     @torch.no_grad()
     def propose(
-        self, scored: ScoredAnchors, sizes: Tensor, rule: ProposalRule, scales: Tensor | None = None
+        self, scored: ScoredAnchors, sizes: Tensor, rule: ProposalRule, units: Tensor | None = None
     ) -> Proposals:
         """Best anchors per level, moved, clipped to `sizes` [B, 2], thinned by NMS per level; the best of all levels.
 
         Cutting each level to post_nms_top_n as well, as some systems do, would change nothing: the best N of all levels
-        hold at most N of one. `scales` [B] (network = original * scale) is needed for min_size_original.
+        hold at most N of one. `units` [B, 4] (network over original pixels) is needed for min_size_original.
         """
         boxes, scores = self._candidates(scored, rule)  # [B, L, k, 4], [B, L, k]
         valid = scores > -torch.inf
         boxes = clip_boxes(boxes, sizes[:, None, None], offset=self.offset)
-        valid = valid & self._acceptable(boxes, sizes, rule, scales)
+        valid = valid & self._acceptable(boxes, sizes, rule, units)
         batch, num_levels, k = scores.shape
         keep = nms_batched(
             boxes.flatten(0, 1), scores.flatten(0, 1), valid.flatten(0, 1), rule.nms_thresh,
@@ -213,11 +213,12 @@ class Rpn(nn.Module):
         num_levels = len(scored.per_level)
         return boxes.unflatten(1, (num_levels, k)), torch.stack(scores, 1)
 
-    def _acceptable(self, boxes: Tensor, sizes: Tensor, rule: ProposalRule, scales: Tensor | None) -> Tensor:
+    def _acceptable(self, boxes: Tensor, sizes: Tensor, rule: ProposalRule, units: Tensor | None) -> Tensor:
         """Bool [B, L, k] of clipped boxes [B, L, k, 4]: not too small, not centred outside."""
         sides = boxes[..., 2:] - boxes[..., :2]
-        if rule.min_size_original and scales is not None:
-            sides = sides / scales[:, None, None, None]
+        if rule.min_size_original:
+            assert units is not None
+            sides = sides / units[:, None, None, :2]
         sides = sides + self.offset
         fits = sides > rule.min_size if rule.strict_min_size else sides >= rule.min_size
         acceptable = fits.all(-1)

@@ -29,6 +29,9 @@ class RegionSampling:
     bg_thresh_lo: float = 0.0
     crowd_overlap: float = 1.0  # proposals covered by a crowd beyond this are not used; 1: all may be
     offset: float = 0.0
+    original_frame: bool = (
+        False  # overlaps and what is to be learnt are measured in the original image (Detectron)
+    )
 
     @property
     def max_fg(self) -> int:
@@ -46,13 +49,23 @@ class Regions:
     gt_index: Tensor  # int64 [R]: row of the image's targets; meaningless for background
     is_fg: Tensor  # bool [R]
     valid: Tensor  # bool [R]
+    unit: Tensor | None = (
+        None  # float32 [R, 4]: network pixels per pixel of the frame in which targets are measured
+    )
 
     def __getitem__(self, rows: Tensor) -> Regions:
         """The regions that an index or a mask selects."""
         return Regions(
             self.boxes[rows], self.image_index[rows], self.labels[rows],
             self.gt_index[rows], self.is_fg[rows], self.valid[rows],
+            None if self.unit is None else self.unit[rows],
         )  # fmt: skip
+
+    def measured(self, coordinates: Tensor) -> Tensor:
+        """Network coordinates [R, ..., 4], x and y in turn, in the frame in which targets are measured."""
+        if self.unit is None:
+            return coordinates
+        return coordinates / self.unit.view(-1, *[1] * (coordinates.dim() - 2), 4)
 
     def foreground(self, sampling: RegionSampling, *, drop_padding: bool) -> Regions:
         """Only the foreground; with padding a fixed number of rows per image, whose is_fg tells which are real."""
@@ -122,23 +135,31 @@ def sample_regions(
     generator: torch.Generator | None,
     *,
     drop_padding: bool,
+    units: Tensor | None = None,
 ) -> Regions:
     """Regions to learn from, out of proposals [B, P, 4] (bool [B, P]) and the objects themselves, which join them last.
 
-    R is B * batch_size, unless padding is dropped, which makes it depend on the values (and a GPU wait).
+    R is B * batch_size, unless padding is dropped, which makes it depend on the values (and a GPU wait). `units`
+    [B, 4], network over original pixels (x, y, x, y), is needed if the sampling measures in the original frame.
     """
     gt_valid = targets.valid & ~targets.is_crowd
     boxes = torch.cat((proposals, targets.boxes.to(proposals.dtype)), dim=1)  # [B, P + G, 4]
     valid = torch.cat((proposals_valid, gt_valid), dim=1)
+    measured, seen = boxes, targets
+    if sampling.original_frame:
+        assert units is not None
+        measured = boxes / units[:, None]
+        seen = replace(targets, boxes=targets.boxes / units[:, None])
     matches = match_anchors(
-        targets.boxes, gt_valid, boxes,
+        seen.boxes, gt_valid, measured,
         high=sampling.fg_thresh, low=sampling.fg_thresh, allow_low_quality=False, offset=sampling.offset,
     )  # fmt: skip
     has_object = gt_valid.any(1, keepdim=True)
     fg = valid & (matches.iou >= sampling.fg_thresh) & has_object
     bg = valid & (matches.iou < sampling.bg_thresh_hi) & (matches.iou >= sampling.bg_thresh_lo) & ~fg
     if sampling.crowd_overlap < 1.0:
-        covered = covered_by_crowd(proposals, targets, sampling.crowd_overlap, offset=sampling.offset)
+        candidates = measured[:, : proposals.shape[1]]
+        covered = covered_by_crowd(candidates, seen, sampling.crowd_overlap, offset=sampling.offset)
         free = ~torch.cat((covered, torch.zeros_like(gt_valid)), dim=1)
         fg, bg = fg & free, bg & free
     picked = sample_rows(
@@ -151,5 +172,6 @@ def sample_regions(
     regions = Regions(
         rows_of(boxes, picked.index).flatten(0, 1), image_index.flatten(), labels.flatten(),
         gt_index.flatten(), picked.is_fg.flatten(), picked.valid.flatten(),
+        units[image_index.flatten()] if sampling.original_frame and units is not None else None,
     )  # fmt: skip
     return regions[regions.valid] if drop_padding else regions

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from detectune.models.build import build_detector
-from detectune.models.rcnn import RCNN
+from detectune.models.rcnn import RCNN, original_units
 from detectune.structures import ImageBatch, ImageInfo
 from detectune.weights.detectron import from_detectron
 from detectune.weights.native import fit_weights
@@ -80,7 +80,7 @@ def test_features_proposals_and_detections(
         features = model.backbone(pixels)
         scored = model.rpn(features, tuple(pixels.shape[-2:]))
         sizes = torch.tensor([pixels.shape[-2:]])
-        proposals = model.rpn.propose(scored, sizes, model.rpn.test_rule)
+        proposals = model.rpn.propose(scored, sizes, model.rpn.test_rule, original_units(images))
         out = model.box_head(
             model.box_pooler(
                 features,

@@ -36,10 +36,13 @@ class NoTransfers(TorchFunctionMode):
     """Refuses what copies between host and device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name in {"tensor", "as_tensor", "from_numpy", "new_tensor", "item", "tolist", "cpu", "numpy"}:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        waits = name in {"as_tensor", "from_numpy", "new_tensor", "item", "tolist", "cpu", "numpy"}
+        waits |= name == "tensor" and "device" in kwargs
+        waits |= name == "to" and args[0].device.type == "cpu" and not kwargs.get("non_blocking")
+        if waits:
             raise AssertionError(f"{name} in the training step")
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")

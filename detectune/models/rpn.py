@@ -35,7 +35,7 @@ class ProposalRule:
 
     pre_nms_top_n: int  # per level; 0: all
     post_nms_top_n: int  # per image
-    nms_thresh: float
+    nms_thresh: float  # 0: no NMS and, with a single level, no post_nms_top_n either (Detectron)
     min_size: float = (
         0.0  # smallest side, in pixels of the network frame, or of the original if below says so
     )
@@ -144,12 +144,16 @@ class Rpn(nn.Module):
         boxes = clip_boxes(boxes, sizes[:, None, None], offset=self.offset)
         valid = valid & self._acceptable(boxes, sizes, rule, units)
         batch, num_levels, k = scores.shape
-        keep = nms_batched(
-            boxes.flatten(0, 1), scores.flatten(0, 1), valid.flatten(0, 1), rule.nms_thresh,
-            offset=self.offset, inclusive=self.offset > 0,
-        ).view(batch, num_levels * k)  # fmt: skip
+        if rule.nms_thresh > 0:
+            keep = nms_batched(
+                boxes.flatten(0, 1), scores.flatten(0, 1), valid.flatten(0, 1), rule.nms_thresh,
+                offset=self.offset, inclusive=self.offset > 0,
+            ).view(batch, num_levels * k)  # fmt: skip
+        else:
+            keep = valid.flatten(1)
         scores = scores.flatten(1).masked_fill(~keep, -torch.inf)
-        limit = rule.post_nms_top_n if rule.post_nms_top_n > 0 else scores.shape[1]
+        cut = rule.post_nms_top_n > 0 and (rule.nms_thresh > 0 or num_levels > 1)
+        limit = rule.post_nms_top_n if cut else scores.shape[1]
         top, index = scores.topk(min(limit, scores.shape[1]), dim=1)
         return Proposals(rows_of(boxes.flatten(1, 2), index), top, top > -torch.inf)
 

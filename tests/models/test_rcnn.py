@@ -253,3 +253,44 @@ def test_training_step_never_waits_for_the_gpu(
     assert all(torch.isfinite(value) for value in out.values())
     for name, value in _losses(model(batch)).items():
         assert value == pytest.approx(on_cpu[name], rel=0.02), name
+
+
+def test_fused_copies_agree_and_can_be_used_again(
+    make_config: Callable[..., Any], make_batch: Callable[..., Batch]
+) -> None:
+    """One-pass kernels write into their second summand: it must be no tensor that anything still reads."""
+    torch.manual_seed(0)
+    for body in ("FPN.add_fpn_ResNet18_conv5_body", "FPN.add_fpn_ResNet50_conv5_body"):
+        model = build_detector(make_config({"MODEL.CONV_BODY": body}))
+        images = make_batch(TWO_IMAGES).images
+        plain, fused = fuse_for_inference(model, one_pass=False), fuse_for_inference(model, one_pass=True)
+        with torch.no_grad():
+            pixels = model.normalize(images)
+            before = pixels.clone()
+            want = plain.backbone(pixels)
+            for _ in range(2):
+                have = fused.backbone(pixels)
+                for level in want:
+                    torch.testing.assert_close(have[level], want[level], rtol=1e-4, atol=1e-5)
+            assert torch.equal(pixels, before)
+        for parameter, original in zip(plain.rpn.parameters(), model.rpn.parameters(), strict=True):
+            assert torch.equal(parameter, original) and original.requires_grad
+
+
+def test_half_precision_copy_is_close(
+    make_config: Callable[..., Any], make_batch: Callable[..., Batch]
+) -> None:
+    torch.manual_seed(0)
+    model = build_detector(make_config())
+    images = make_batch(TWO_IMAGES).images
+    half = fuse_for_inference(model, dtype=torch.bfloat16)
+    assert half.box_head.fc1.weight.dtype == half.backbone.stem.conv1.weight.dtype == torch.bfloat16
+    assert model.box_head.fc1.weight.dtype == torch.float32
+    with torch.no_grad():
+        have, want = half.backbone(half.normalize(images)), model.backbone(model.normalize(images))
+    for level in want:
+        gap = (have[level].float() - want[level]).norm() / want[level].norm()
+        assert have[level].dtype == torch.bfloat16 and gap < 0.05
+    for found in half.predict(images):
+        assert found.boxes.dtype == found.scores.dtype == torch.float32 and torch.isfinite(found.boxes).all()
+        assert found.masks is not None and found.masks.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What Detectron's RPN and heads are to learn: its own unit records, case by case.
+"""What Detectron's RPN proposes, and what it and the heads are to learn: its own unit records, case by case.
 
 Detectron lets a crowd's box be the object of a region; ours never does. Regions that overlap a crowd most are therefore
 left out of the comparison. (Its filter of regions inside crowds was off when the records were made.)
@@ -17,7 +17,7 @@ import torch
 from detectune.models.box_head import BoxHead
 from detectune.models.layers import msra
 from detectune.models.mask_head import MaskHead
-from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
+from detectune.models.rpn import ProposalRule, Rpn, RpnSampling, ScoredAnchors
 from detectune.models.targets import Regions, RegionSampling, sample_regions
 from detectune.ops.anchors import cell_anchors, grid_anchors
 from detectune.ops.boxes import box_iou, encode_boxes
@@ -99,6 +99,69 @@ def test_rpn_targets(name: str, shared: Path) -> None:
 def _outline(segmentation: Any) -> Any:
     """An RLE as it is, polygons as arrays."""
     return segmentation if isinstance(segmentation, dict) else [np.asarray(ring) for ring in segmentation]
+
+
+PROPOSAL_CASES = ("000", "001", "003", "005", "006", "008", "010", "011", "012", "014")
+FILTER_CASES = ("000", "002", "004", "005", "007", "008", "010", "011", "013", "014")
+
+
+def _single_level(cells: torch.Tensor, stride: float, rule: ProposalRule) -> Rpn:
+    return Rpn(
+        8,
+        dim=8,
+        cells={0: cells},
+        strides={0: stride},
+        train_rule=rule,
+        test_rule=rule,
+        sampling=RpnSampling(),
+        offset=1.0,
+    )
+
+
+@pytest.mark.parametrize("name", PROPOSAL_CASES)
+def test_proposals(name: str, shared: Path) -> None:
+    case, arrays = _case(shared, "proposals", f"GenerateProposalsOp.{name}")
+    phase = "TRAIN" if case["params"]["train"] else "TEST"
+    keys = {key.removeprefix(f"{phase}.RPN_"): value for key, value in case["cfg"].items()}
+    rule = ProposalRule(
+        keys["PRE_NMS_TOP_N"], keys["POST_NMS_TOP_N"], keys["NMS_THRESH"], min_size=max(keys["MIN_SIZE"], 1),
+        min_size_original=True, centre_inside=True,
+    )  # fmt: skip
+    stride = 1 / case["params"]["spatial_scale"]
+    rpn = _single_level(torch.from_numpy(arrays["in/anchors"]), stride, rule)
+    logits, deltas = (
+        torch.from_numpy(arrays["in/rpn_cls_probs"]),
+        torch.from_numpy(arrays["in/rpn_bbox_pred"]),
+    )
+    anchors = grid_anchors(rpn.cell0, *logits.shape[2:], stride)
+    scored = ScoredAnchors(
+        anchors, logits.permute(0, 2, 3, 1).flatten(1),
+        deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)), (len(anchors),),
+    )  # fmt: skip
+    info = torch.from_numpy(arrays["in/im_info"])
+    found = rpn.propose(scored, info[:, :2], rule, info[:, 2:].expand(-1, 4))
+    for image in range(len(info)):
+        rows = arrays["out/rpn_rois"][:, 0] == image
+        valid = found.valid[image]
+        np.testing.assert_allclose(
+            found.scores[image, valid].numpy(), arrays["out/rpn_roi_probs"][rows, 0], rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            found.boxes[image, valid].numpy(), arrays["out/rpn_rois"][rows, 1:], atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("name", FILTER_CASES)
+def test_small_proposals(name: str, shared: Path) -> None:
+    case, arrays = _case(shared, "proposals", f"filter_boxes.{name}")
+    rule = ProposalRule(
+        1, 1, 0.7, min_size=max(case["params"]["min_size"], 1), min_size_original=True, centre_inside=True
+    )
+    rpn = _single_level(torch.zeros(1, 4), 1, rule)
+    height, width, scale = arrays["in/im_info"].tolist()
+    boxes = torch.from_numpy(arrays["in/boxes"])[None, None]
+    kept = rpn._acceptable(boxes, torch.tensor([[height, width]]), rule, torch.full((1, 4), scale))[0, 0]
+    np.testing.assert_array_equal(kept.nonzero()[:, 0].numpy(), arrays["out/keep"])
 
 
 def _entries(case: dict[str, Any], arrays: dict[str, np.ndarray]) -> Targets:

@@ -9,8 +9,6 @@ is from a decoded picture to boxes, scores and full-size masks. Detections of bo
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +18,7 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from alternation import Contender, alternate, write_result
-from peers import ALLOCATOR, our_config, shared_folder, torchvision_mask_rcnn
-
-NUM_CLASSES = 81
+from peers import ALLOCATOR, COCO_CLASSES, our_config, seeded_state, shared_folder, torchvision_mask_rcnn
 
 
 def photographs(count: int) -> list[np.ndarray]:
@@ -30,25 +26,9 @@ def photographs(count: int) -> list[np.ndarray]:
     return [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*.jpg"))[:count]]
 
 
-def seeded_state() -> dict[str, torch.Tensor]:
-    """The golden Mask R-CNN R-50-FPN in our names."""
-    from detectune.weights.detectron2 import from_detectron2
-
-    golden = shared_folder() / "golden"
-    spec = importlib.util.spec_from_file_location("seeded_weights", golden / "seeded_weights.py")
-    assert spec is not None and spec.loader is not None
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    case = golden / "detectron2" / "mask_rcnn_R_50_FPN_1x"
-    shapes = json.loads((case / "params.json").read_text())
-    gains = json.loads((case / "gains.json").read_text())
-    state = recipe.seeded_state(shapes, gains["gains"], gains["shifts"])
-    return from_detectron2({name: torch.from_numpy(np.asarray(value)) for name, value in state.items()})
-
-
 def bench_config(min_size: int, **more: Any) -> Any:
     return our_config(
-        50, num_classes=NUM_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800), **more
+        50, num_classes=COCO_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800), **more
     )
 
 
@@ -57,7 +37,7 @@ def setup_torchvision(pictures: list[np.ndarray], min_size: int) -> Callable[[],
     from peers import to_unit_float
 
     model = torchvision_mask_rcnn(
-        50, num_classes=NUM_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800)
+        50, num_classes=COCO_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800)
     )
     model.load_state_dict(to_torchvision(seeded_state()))
     model.eval()
@@ -76,7 +56,7 @@ def setup_detectune(
     from detectune.models.build import build_detector
 
     config = bench_config(min_size, **{"TEST.PRECISION": precision, "TEST.COMPILE": compiled})
-    model = build_detector(config, num_classes=NUM_CLASSES)
+    model = build_detector(config, num_classes=COCO_CLASSES)
     model.load_state_dict(seeded_state())
     predictor = Predictor(config, model=model)
     return lambda: [predictor(p) for p in pictures]

@@ -5,6 +5,8 @@ Functions here build both sides for the benchmarks; `weights/torchvision.py` mov
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from detectune.config.load import Config, load_config
 from detectune.ops.masks import rasterize_edges
 from detectune.structures import Batch
 
+COCO_CLASSES = 81  # background included
 MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
 ALLOCATOR = {
@@ -105,6 +108,34 @@ def penn_fudan_datasets() -> dict[str, Any]:
     folder = shared_folder() / "data" / "penn_fudan"
     return {
         split: {"images": str(folder / "images"), "annotations": str(folder / f"instances_{split}.json")}
+        for split in ("train", "val")
+    }
+
+
+def seeded_state() -> dict[str, torch.Tensor]:
+    """The golden Mask R-CNN R-50-FPN in our names."""
+    from detectune.weights.detectron2 import from_detectron2
+
+    golden = shared_folder() / "golden"
+    spec = importlib.util.spec_from_file_location("seeded_weights", golden / "seeded_weights.py")
+    assert spec is not None and spec.loader is not None
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    case = golden / "detectron2" / "mask_rcnn_R_50_FPN_1x"
+    shapes = json.loads((case / "params.json").read_text())
+    gains = json.loads((case / "gains.json").read_text())
+    state = recipe.seeded_state(shapes, gains["gains"], gains["shifts"])
+    return from_detectron2({name: torch.from_numpy(np.asarray(value)) for name, value in state.items()})
+
+
+def coco_datasets() -> dict[str, Any]:
+    """The two splits of the small COCO as `DATASETS` entries, `train` and `val`."""
+    folder = shared_folder() / "data" / "coco_mini"
+    return {
+        split: {
+            "images": str(folder / f"{split}2017"),
+            "annotations": str(folder / "annotations" / f"instances_{split}2017.json"),
+        }
         for split in ("train", "val")
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +111,31 @@ def test_a_second_call_takes_what_is_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [first.annotations.parent.name]
 
 
-def _make(folder: str) -> str:
-    return str(make_shapes(Path(folder), split="train", num_images=6).annotations)
+MAKE = """
+import sys
+from pathlib import Path
+from detectune.data.shapes import make_shapes
+print("ready", flush=True)
+sys.stdin.readline()
+print(make_shapes(Path(sys.argv[1]), split="train", num_images=6).annotations)
+"""
 
 
 def test_two_processes_make_one_data_set(tmp_path):
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert len(set(pool.map(_make, [str(tmp_path)] * 4))) == 1
+    # A program in a string, not a pool: a pool's workers would have to import this file, which an installed package
+    # does not bring along, and a pool whose workers cannot start waits forever.
+    command = [sys.executable, "-c", MAKE, str(tmp_path)]
+    makers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for maker in makers:
+        assert maker.stdout.readline() == "ready\n"
+    for maker in makers:  # both are past their imports, so that they make at the same time
+        maker.stdin.write("go\n")
+        maker.stdin.flush()
+    made = [maker.communicate(timeout=120)[0] for maker in makers]
+    assert [maker.returncode for maker in makers] == [0, 0]
+    assert len(set(made)) == 1 and Path(made[0].strip()).is_file()
     assert len(list(tmp_path.iterdir())) == 1
 
 

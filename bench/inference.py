@@ -18,7 +18,15 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from alternation import Contender, alternate, write_result
-from peers import ALLOCATOR, COCO_CLASSES, our_config, seeded_state, shared_folder, torchvision_mask_rcnn
+from peers import (
+    ALLOCATOR,
+    COCO_CLASSES,
+    SEEDED_STD_RGB,
+    our_config,
+    seeded_state,
+    shared_folder,
+    torchvision_mask_rcnn,
+)
 
 
 def photographs(count: int) -> list[np.ndarray]:
@@ -28,7 +36,12 @@ def photographs(count: int) -> list[np.ndarray]:
 
 def bench_config(min_size: int, **more: Any) -> Any:
     return our_config(
-        50, num_classes=COCO_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800), **more
+        50,
+        num_classes=COCO_CLASSES,
+        min_size=min_size,
+        max_size=round(min_size * 1333 / 800),
+        std=SEEDED_STD_RGB,
+        **more,
     )
 
 
@@ -37,7 +50,11 @@ def setup_torchvision(pictures: list[np.ndarray], min_size: int) -> Callable[[],
     from peers import to_unit_float
 
     model = torchvision_mask_rcnn(
-        50, num_classes=COCO_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800)
+        50,
+        num_classes=COCO_CLASSES,
+        min_size=min_size,
+        max_size=round(min_size * 1333 / 800),
+        std=SEEDED_STD_RGB,
     )
     model.load_state_dict(to_torchvision(seeded_state()))
     model.eval()

@@ -27,6 +27,7 @@ from detectune.structures import Batch
 COCO_CLASSES = 81  # background included
 MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
+SEEDED_STD_RGB = (1 / 255,) * 3  # the seeded weights expect pixels 0..255 less the mean, as Caffe's did
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -48,6 +49,7 @@ def torchvision_mask_rcnn(
     max_size: int,
     norm: str = "frozen",
     trainable_stages: int = 3,
+    std: tuple[float, ...] = STD_RGB,
     **more: Any,
 ) -> MaskRCNN:
     """torchvision's Mask R-CNN with a ResNet-FPN of 256 channels, background included in `num_classes`."""
@@ -56,12 +58,26 @@ def torchvision_mask_rcnn(
     backbone = _resnet_fpn_extractor(body, trainable_stages)
     anchors = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
     return MaskRCNN(
-        backbone, num_classes, min_size=min_size, max_size=max_size, rpn_anchor_generator=anchors, **more
+        backbone,
+        num_classes,
+        min_size=min_size,
+        max_size=max_size,
+        rpn_anchor_generator=anchors,
+        image_mean=MEAN_RGB,
+        image_std=std,
+        **more,
     )
 
 
 def our_config(
-    depth: int, *, num_classes: int, min_size: int, max_size: int, norm: str = "frozen", **more: Any
+    depth: int,
+    *,
+    num_classes: int,
+    min_size: int,
+    max_size: int,
+    norm: str = "frozen",
+    std: tuple[float, ...] = STD_RGB,
+    **more: Any,
 ) -> Config:
     """Our configuration with torchvision's values for everything that shapes the model, the losses and the speed."""
     scale = 255.0
@@ -73,7 +89,7 @@ def our_config(
         "MODEL.MASK_ON": True,
         "MODEL.GEOMETRY": "torchvision",
         "PIXEL_MEANS": [[[scale * m for m in reversed(MEAN_RGB)]]],
-        "INPUT.PIXEL_STDS": [scale * s for s in reversed(STD_RGB)],
+        "INPUT.PIXEL_STDS": [scale * s for s in reversed(std)],
         "RESNETS.NORM": norm,
         "RESNETS.STRIDE_1X1": False,
         "FPN.FPN_ON": True,
@@ -170,4 +186,4 @@ def torchvision_inputs(batch: Batch, device: str) -> tuple[list[Tensor], list[di
 
 def to_unit_float(image: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] to float32 [3, H, W] in 0..1, as torchvision's models take it."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -23,6 +23,7 @@ from alternation import Contender, alternate, write_result
 from peers import (
     ALLOCATOR,
     COCO_CLASSES,
+    SEEDED_STD_RGB,
     coco_datasets,
     our_config,
     seeded_state,
@@ -37,6 +38,7 @@ def config_for(min_size: int, images: int, precision: str, weights: str = "") ->
         num_classes=COCO_CLASSES,
         min_size=min_size,
         max_size=round(min_size * 1333 / 800),
+        std=SEEDED_STD_RGB,
         **{
             "DATASETS": coco_datasets(),
             "TRAIN.DATASETS": ["train"],
@@ -62,7 +64,11 @@ def setup_torchvision(min_size: int, images: int) -> Callable[[], Any]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torchvision_mask_rcnn(
-        50, num_classes=COCO_CLASSES, min_size=min_size, max_size=round(min_size * 1333 / 800)
+        50,
+        num_classes=COCO_CLASSES,
+        min_size=min_size,
+        max_size=round(min_size * 1333 / 800),
+        std=SEEDED_STD_RGB,
     )
     model.load_state_dict(to_torchvision(seeded_state()))
     model = model.to(device).train()

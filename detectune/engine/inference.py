@@ -30,7 +30,8 @@ from detectune.engine.visualize import draw_detections, draw_record
 from detectune.errors import DataError, UserError, WeightsError
 from detectune.evaluation.coco import CocoResult, evaluate_coco
 from detectune.evaluation.matches import match_image, worst_first
-from detectune.models.build import GEOMETRIES, Geometry, build_detector
+from detectune.models.build import build_detector
+from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.ops.boxes import clip_boxes
 from detectune.ops.masks import masks_to_rles
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo, Record

@@ -1,151 +1,27 @@
 """The one file of `models/` that reads the configuration: from keys to a detector, as a table of parts.
 
-Where Detectron, detectron2 and torchvision disagree in geometry, `GEOMETRIES` has a column of numbers for each; the
+Where Detectron, detectron2 and torchvision disagree in geometry, `geometry.py` has a column of numbers for each; the
 parts themselves take those numbers and know nothing about dialects.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.box_head import BoxHead
 from detectune.models.detections import DetectionRule
 from detectune.models.fpn import Fpn
+from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, gaussian, group_norm, msra, xavier
 from detectune.models.mask_head import MaskHead
 from detectune.models.rcnn import RCNN
 from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels
 from detectune.models.roi_pooler import LevelRule, RoiPooler
-from detectune.models.rpn import Normalizer, ProposalRule, Rpn, RpnSampling
+from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
 from detectune.models.targets import RegionSampling
-from detectune.ops.anchors import Rounding, cell_anchors
-from detectune.ops.masks import PasteStyle, RasterStyle
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Everything that differs between the dialects, as numbers."""
-
-    offset: (
-        float  # 1: x2 is the last pixel of a box (width x2 - x1 + 1, NMS drops at equality); 0: continuous
-    )
-    anchor_rounding: Rounding  # also the order of a cell's anchors
-    anchor_stride: Literal[
-        "nominal", "measured"
-    ]  # measured: padded size // cells, which differs at odd sizes
-    roi_aligned: bool  # RoIAlign shifted by half a cell
-    level_eps_inside_log: float
-    level_eps_outside_log: float
-    clip_proposals_to_padding: bool  # at test time
-    proposal_strict: bool  # proposals of a side equal to the minimum are dropped
-    proposal_min_size: float  # added floor in the network frame
-    proposal_min_size_original: bool  # RPN_MIN_SIZE counts pixels of the original image
-    proposal_centre_inside: bool
-    promoted_as_background: bool  # see RpnSampling
-    crowd_anchors_ignored: (
-        bool  # TRAIN.CROWD_FILTER_THRESH holds for the RPN's anchors, not only for proposals
-    )
-    rpn_cls_normalizer: Normalizer
-    rpn_box_normalizer: Normalizer
-    rpn_beta: float
-    box_beta: float
-    detection_min_size: float
-    heads_in_original_frame: (
-        bool  # regions are matched and learnt, detections decoded, clipped, suppressed in its pixels
-    )
-    keep_score_ties: bool  # DETECTIONS_PER_IM keeps what ties the last score
-    mask_raster: RasterStyle
-    mask_match_outlines: bool
-    mask_paste: PasteStyle  # for the engine
-    drop_empty_boxes: (
-        bool  # for the engine: boxes that are empty once clipped to the original image are dropped
-    )
-
-
-GEOMETRIES: dict[str, Geometry] = {
-    "detectron": Geometry(
-        offset=1.0,
-        anchor_rounding="detectron",
-        anchor_stride="nominal",
-        roi_aligned=False,
-        level_eps_inside_log=1e-6,
-        level_eps_outside_log=0.0,
-        clip_proposals_to_padding=True,
-        proposal_strict=False,
-        proposal_min_size=1.0,
-        proposal_min_size_original=True,
-        proposal_centre_inside=True,
-        promoted_as_background=True,
-        crowd_anchors_ignored=False,
-        rpn_cls_normalizer="fixed",
-        rpn_box_normalizer="sampled_per_image",
-        rpn_beta=1 / 9,
-        box_beta=1.0,
-        detection_min_size=0.0,
-        heads_in_original_frame=True,
-        keep_score_ties=True,
-        mask_raster="detectron",
-        mask_match_outlines=True,
-        mask_paste="detectron",
-        drop_empty_boxes=False,
-    ),
-    "detectron2": Geometry(
-        offset=0.0,
-        anchor_rounding="none",
-        anchor_stride="nominal",
-        roi_aligned=True,
-        level_eps_inside_log=1e-8,
-        level_eps_outside_log=0.0,
-        clip_proposals_to_padding=False,
-        proposal_strict=True,
-        proposal_min_size=0.0,
-        proposal_min_size_original=False,
-        proposal_centre_inside=False,
-        promoted_as_background=False,
-        crowd_anchors_ignored=True,
-        rpn_cls_normalizer="fixed",
-        rpn_box_normalizer="fixed",
-        rpn_beta=0.0,
-        box_beta=0.0,
-        detection_min_size=0.0,
-        heads_in_original_frame=False,
-        keep_score_ties=False,
-        mask_raster="detectron2",
-        mask_match_outlines=False,
-        mask_paste="detectron2",
-        drop_empty_boxes=True,
-    ),
-    "torchvision": Geometry(
-        offset=0.0,
-        anchor_rounding="torchvision",
-        anchor_stride="measured",
-        roi_aligned=False,
-        level_eps_inside_log=0.0,
-        level_eps_outside_log=1e-6,
-        clip_proposals_to_padding=False,
-        proposal_strict=False,
-        proposal_min_size=1e-3,
-        proposal_min_size_original=False,
-        proposal_centre_inside=False,
-        promoted_as_background=False,
-        crowd_anchors_ignored=True,
-        rpn_cls_normalizer="sampled",
-        rpn_box_normalizer="sampled",
-        rpn_beta=1 / 9,
-        box_beta=1 / 9,
-        detection_min_size=1e-2,
-        heads_in_original_frame=False,
-        keep_score_ties=False,
-        mask_raster="detectron2",
-        mask_match_outlines=False,
-        mask_paste="torchvision",
-        drop_empty_boxes=False,
-    ),
-}
+from detectune.ops.anchors import cell_anchors
 
 _CONV_BODY = re.compile(r"^FPN\.add_fpn_ResNet(\d+)_conv5_body$")
 

@@ -17,7 +17,8 @@ import torch
 from hotcoco import mask as coco_mask
 from PIL import Image
 
-from detectune.models.build import GEOMETRIES, build_detector
+from detectune.models.build import build_detector
+from detectune.models.geometry import GEOMETRIES
 from detectune.models.rcnn import RCNN
 from detectune.ops.boxes import clip_boxes
 from detectune.ops.masks import masks_to_rles, segmentation_edges

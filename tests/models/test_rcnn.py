@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from detectune.models.build import GEOMETRIES, build_detector
+from detectune.models.build import build_detector
+from detectune.models.geometry import GEOMETRIES
 from detectune.models.layers import Conv, FrozenAffine, fuse_for_inference
 from detectune.models.rcnn import RCNN
 from detectune.models.targets import RegionSampling, covered_by_crowd, sample_regions
@@ -271,7 +272,9 @@ def test_fused_copies_agree_and_can_be_used_again(
             for _ in range(2):
                 have = fused.backbone(pixels)
                 for level in want:
-                    torch.testing.assert_close(have[level], want[level], rtol=1e-4, atol=1e-5)
+                    # Kernels for other instruction sets add in another order: compare with the map's own size.
+                    gap = (have[level] - want[level]).abs().max() / want[level].abs().max()
+                    assert gap < 1e-5, (body, level, float(gap))
             assert torch.equal(pixels, before)
         for parameter, original in zip(plain.rpn.parameters(), model.rpn.parameters(), strict=True):
             assert torch.equal(parameter, original) and original.requires_grad

@@ -103,15 +103,18 @@ class Conv(nn.Conv2d):
         )
         self.norm = norm(out_channels) if norm is not None else None
         self.relu = relu
-        self.fused = False  # set by `fuse_for_inference`
+        self.in_one_pass = False  # these two are set by `fuse_for_inference`
+        self.input_dtype: torch.dtype | None = None  # what inputs are cast to
         (init or xavier)(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """[B, C, H, W] to a tensor of its own. `residual` joins before the ReLU; its memory may be reused."""
-        if self.fused:
-            return self._in_one_pass(x, residual)
+        if self.input_dtype is not None:
+            x = x.to(self.input_dtype)
+        if self.in_one_pass:
+            return self._conv_in_one_pass(x, residual)
         x = self._normalized(x)
         if residual is not None:
             x = x.add_(residual)
@@ -124,9 +127,8 @@ class Conv(nn.Conv2d):
         x = self._conv_forward(x, self.weight, self.bias)
         return x if self.norm is None else self.norm(x)
 
-    def _in_one_pass(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def _conv_in_one_pass(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """Convolution, sum and ReLU by one kernel of oneDNN, so that the result is written once and never read back."""
-        x = x.to(self.weight.dtype)
         shape = (self.padding, self.stride, self.dilation, self.groups)
         relu = "relu" if self.relu else "none"
         if residual is None:
@@ -221,7 +223,8 @@ def fuse_for_inference(
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm):
             module.to(dtype)
         if isinstance(module, Conv):
-            module.fused = one_pass and module.norm is None
+            module.in_one_pass = one_pass and module.norm is None
+            module.input_dtype = dtype
     return fused
 
 

@@ -280,13 +280,14 @@ def test_fused_copies_agree_and_can_be_used_again(
             assert torch.equal(parameter, original) and original.requires_grad
 
 
+@pytest.mark.parametrize("one_pass", [False, None])
 def test_half_precision_copy_is_close(
-    make_config: Callable[..., Any], make_batch: Callable[..., Batch]
+    make_config: Callable[..., Any], make_batch: Callable[..., Batch], one_pass: bool | None
 ) -> None:
     torch.manual_seed(0)
     model = build_detector(make_config())
     images = make_batch(TWO_IMAGES).images
-    half = fuse_for_inference(model, dtype=torch.bfloat16)
+    half = fuse_for_inference(model, dtype=torch.bfloat16, one_pass=one_pass)
     assert half.box_head.fc1.weight.dtype == half.backbone.stem.conv1.weight.dtype == torch.bfloat16
     assert model.box_head.fc1.weight.dtype == torch.float32
     with torch.no_grad():

@@ -33,23 +33,24 @@ from peers import (
 
 
 def config_for(min_size: int, images: int, precision: str, weights: str = "") -> Any:
+    values: dict[str, Any] = {
+        "DATASETS": coco_datasets(),
+        "TRAIN.DATASETS": ["train"],
+        "TRAIN.IMS_PER_BATCH": images,
+        "TRAIN.USE_FLIPPED": False,
+        "DATA_LOADER.NUM_THREADS": 0,
+        "SOLVER.PRECISION": precision,
+        "SOLVER.BASE_LR": 1e-4,
+        "MODEL.DEVICE": "auto",
+        "TRAIN.WEIGHTS": weights,
+    }
     return our_config(
         50,
         num_classes=COCO_CLASSES,
         min_size=min_size,
         max_size=round(min_size * 1333 / 800),
         std=SEEDED_STD_RGB,
-        **{
-            "DATASETS": coco_datasets(),
-            "TRAIN.DATASETS": ["train"],
-            "TRAIN.IMS_PER_BATCH": images,
-            "TRAIN.USE_FLIPPED": False,
-            "DATA_LOADER.NUM_THREADS": 0,
-            "SOLVER.PRECISION": precision,
-            "SOLVER.BASE_LR": 1e-4,
-            "MODEL.DEVICE": "auto",
-            "TRAIN.WEIGHTS": weights,
-        },
+        **values,
     )
 
 

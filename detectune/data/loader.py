@@ -247,5 +247,8 @@ def _augmentation(config: Config, style: ResizeStyle) -> Augmentation:
 
 
 def _start_worker(_: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the main one answers it."""
+    """Ctrl-C reaches every process of a terminal, and job schedulers and `timeout` end a whole group: only the main
+    process answers, for the step in progress still needs its images. A second SIGTERM is the main process's own.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -37,12 +37,7 @@ class Interrupts:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.owner:
-            # A forked loader worker: the terminal sends Ctrl-C to it too, but the step may still need its
-            # batch.
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            return
+            return  # a loader worker that has just been forked and will have handlers of its own
         if self.pending():
             raise KeyboardInterrupt
         self.number = number

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +101,23 @@ def test_a_truncated_photograph_is_named_or_skipped_and_counted(
     train(config, output_dir=tmp_path / "lenient", log=said.append)
     assert any("1 image could not be read" in line and victim.name in line for line in said)
     assert RunDirectory(tmp_path / "lenient").read_metrics()[1]["skipped_images"] == 1
+
+
+def test_a_signal_to_the_whole_process_group_saves(root: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    """Job schedulers and `timeout` signal loader workers too."""
+    config = small(root, data, SOLVER__MAX_ITER=100_000, TRAIN__LOG_ITERS=1, DATA_LOADER__NUM_THREADS=1)
+    file = tmp_path / "small.yaml"
+    file.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "detectune", "train", str(file), "--output", str(tmp_path / "run")]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert run.stdout is not None
+    try:
+        said = next(line for line in run.stdout if line.startswith("3/100000 "))
+        os.killpg(run.pid, signal.SIGTERM)
+        said = run.communicate(timeout=120)[0]
+    finally:
+        run.kill()
+    assert run.returncode == 128 + signal.SIGTERM and "Give the same command again" in said, said
+    assert list((tmp_path / "run" / "checkpoints").glob("*.pt"))

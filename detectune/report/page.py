@@ -34,7 +34,7 @@ METRICS = {
 }
 UNDEFINED = "\u2013"  # en dash
 HEADS = {
-    "MODEL.RETINANET_ON": "RetinaNet",
+    "RETINANET.RETINANET_ON": "RetinaNet",
     "MODEL.RPN_ONLY": "RPN",
     "MODEL.MASK_ON": "Mask R-CNN",
     "MODEL.KEYPOINTS_ON": "Keypoint R-CNN",

@@ -228,7 +228,7 @@ def curve(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
 def loss_name(name: str) -> str:
     """loss_rpn_cls -> RPN class."""
     words = name.removeprefix("loss_").replace("cls", "class").replace("bbox", "box").split("_")
-    return " ".join("RPN" if word == "rpn" else word for word in words)
+    return " ".join({"rpn": "RPN", "retnet": "RetinaNet"}.get(word, word) for word in words)
 
 
 def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:

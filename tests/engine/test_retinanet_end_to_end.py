@@ -12,10 +12,12 @@ from detectune.config.load import Config, load_config
 from detectune.data.images import load_image
 from detectune.data.shapes import make_shapes
 from detectune.engine import inference
+from detectune.engine.initial_weights import load_initial_weights
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.trainer import train
+from detectune.models.build import build_detector
 from detectune.models.geometry import GEOMETRIES
-from detectune.weights.native import load_weights
+from detectune.weights.native import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +68,18 @@ def test_a_run_cut_in_two_is_the_same_run(root: Path, data: dict[str, str], tmp_
     whole, cut = (load_weights(tmp_path / name / "model_final.safetensors")[0] for name in ("whole", "cut"))
     assert float(whole["loss_normalizer"]) != 100.0
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_other_classes_keep_the_towers_and_begin_at_the_prior(
+    root: Path, data: dict[str, str], tmp_path: Path
+) -> None:
+    config = small(root, data)
+    source, target = build_detector(config, num_classes=9), build_detector(config, num_classes=4)
+    with torch.no_grad():
+        source.head.cls_score.bias.fill_(0.5)
+    save_weights(tmp_path / "w.safetensors", source.state_dict(), {})
+    said = load_initial_weights(target, tmp_path / "w.safetensors")
+    assert "head.cls_score.weight, head.cls_score.bias" in said
+    assert torch.equal(target.head.cls_conv1.weight, source.head.cls_conv1.weight)
+    assert torch.equal(target.head.bbox_pred.weight, source.head.bbox_pred.weight)
+    assert target.head.cls_score.bias.sigmoid().tolist() == pytest.approx([0.01] * 27)

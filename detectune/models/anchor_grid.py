@@ -39,10 +39,10 @@ class AnchorGrid(nn.Module):
 
     def forward(self, features: Mapping[int, Tensor], padded_size: tuple[int, int]) -> Tensor:
         """Float32 [A, 4], by level, row, column, anchor, for maps {level: [B, C, H, W]} of a batch of `padded_size`."""
-        return torch.cat([self._of(level, features[level].shape[-2:], padded_size) for level in self.levels])
+        return torch.cat([self._of(level, features[level], padded_size) for level in self.levels])
 
-    def _of(self, level: int, cells: tuple[int, int], padded_size: tuple[int, int]) -> Tensor:
-        height, width = cells
+    def _of(self, level: int, feature: Tensor, padded_size: tuple[int, int]) -> Tensor:
+        height, width = feature.shape[-2:]
         stride: float | tuple[float, float] = self.strides[level]
         if self.grid_stride == "measured":
             stride = (padded_size[0] // height, padded_size[1] // width)

@@ -109,12 +109,12 @@ def to_torchvision(
 
 def _scores_without_background(rows: Tensor, num_anchors: int) -> Tensor:
     """Rows of RetinaNet's class predictor, anchor by anchor, without the class 0 that no object has."""
-    return rows.unflatten(0, (num_anchors, -1))[:, 1:].flatten(0, 1)
+    return rows.reshape(num_anchors, -1, *rows.shape[1:])[:, 1:].flatten(0, 1)
 
 
 def _scores_with_background(rows: Tensor, num_anchors: int) -> Tensor:
     """The inverse: a class 0 that is never found, which a bias says."""
-    rows = rows.unflatten(0, (num_anchors, -1))
+    rows = rows.reshape(num_anchors, -1, *rows.shape[1:])
     background = torch.full_like(rows[:, :1], _NEVER if rows.dim() == 2 else 0.0)
     return torch.cat((background, rows), dim=1).flatten(0, 1)
 

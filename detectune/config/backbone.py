@@ -242,6 +242,14 @@ class Fpn(Section):
         stage="architecture",
         source="Lin et al. 2017 (arXiv:1708.02002), section 4",
     )
+    EXTRA_CONVS_FROM: Literal["body", "pyramid"] = knob(
+        "body",
+        "What level 6 is convolved from where EXTRA_CONV_LEVELS is on: the body's last stage, or level 5 of "
+        "the pyramid, which has fewer channels and so needs fewer weights.",
+        kind="architecture",
+        stage="architecture",
+        source="Lin et al. 2017 (arXiv:1708.02002), section 4",
+    )
     USE_GN: bool = knob(
         False,
         "Group normalisation in the pyramid. Helps when training from scratch or with a "

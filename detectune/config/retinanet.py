@@ -59,6 +59,15 @@ class RetinaNet(Section):
         search=linear(1, 4),
         source="Lin et al. 2017 (arXiv:1708.02002), section 4",
     )
+    USE_GN: bool = knob(
+        False,
+        "Group normalisation in the towers. Helps when training from scratch or with a group-normalised "
+        "body.",
+        kind="architecture",
+        stage="architecture",
+        search=among(False, True),
+        source="Wu & He 2018 (arXiv:1803.08494)",
+    )
     BBOX_REG_WEIGHT: float = knob(
         1.0,
         "Factor on the box loss against the focal loss.",

@@ -2,8 +2,8 @@
 
 In fp32 nothing changes but rounding: frozen affines and batch norms are folded into their convolutions. bf16 and fp16
 are used where TEST.PRECISION asks for them, or where it is `auto` and this machine was measured to be faster for it.
-TEST.COMPILE compiles the dense part (backbone, pyramid and RPN head), with weights frozen into the program. Knows
-nothing about configuration.
+TEST.COMPILE compiles the dense part (backbone and pyramid, and the head of RetinaNet), with weights frozen into the
+program. Knows nothing about configuration.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from detectune.engine.precision import DTYPES, Compute
 from detectune.models.layers import fuse_for_inference
 from detectune.models.rcnn import RCNN
+from detectune.models.retinanet import RetinaNet
 
 
 def accelerate(
@@ -32,11 +33,19 @@ def accelerate(
     fused = fuse_for_inference(compute.place(model), dtype=dtype, one_pass=False if compiled else None)
     if compute.memory_format == "channels_last" or compiled:
         fused.to(memory_format=torch.channels_last)
-    if compiled and isinstance(fused, RCNN):
-        fused.backbone.forward = torch.compile(  # one program in place of many modules
-            fused.backbone.forward, dynamic=True, options={"freezing": compute.device.type == "cpu"}
-        )
+    if compiled:
+        for part in _dense_parts(fused):
+            part.forward = torch.compile(  # one program in place of many modules
+                part.forward, dynamic=True, options={"freezing": compute.device.type == "cpu"}
+            )
     return fused
+
+
+def _dense_parts(model: nn.Module) -> list[nn.Module]:
+    """What computes the same for every image of a size."""
+    if isinstance(model, RetinaNet):
+        return [model.backbone, model.head]
+    return [model.backbone] if isinstance(model, RCNN) else []
 
 
 def _can_compile(device: torch.device, log: Callable[[str], None]) -> bool:

@@ -14,7 +14,9 @@ from torch import nn
 from detectune.errors import WeightsError
 from detectune.weights.native import FitReport, fit_weights, load_weights
 
-CLASS_LAYERS = ("box_head.cls_score.", "box_head.bbox_pred.", "mask_head.predictor.")
+CLASS_LAYERS = (
+    "box_head.cls_score.", "box_head.bbox_pred.", "mask_head.predictor.", "head.cls_score.", "head.bbox_pred.",
+)  # fmt: skip
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> str:

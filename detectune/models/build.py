@@ -11,13 +11,15 @@ import re
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.box_head import BoxHead
+from detectune.models.build_retinanet import build_retinanet
 from detectune.models.detections import DetectionRule
-from detectune.models.fpn import Fpn
+from detectune.models.fpn import ExtraLevels, Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, gaussian, group_norm, msra, xavier
 from detectune.models.mask_head import MaskHead
 from detectune.models.rcnn import RCNN
 from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels
+from detectune.models.retinanet import RetinaNet
 from detectune.models.roi_pooler import LevelRule, RoiPooler
 from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
 from detectune.models.targets import RegionSampling
@@ -38,13 +40,17 @@ _MASK_HEADS = {  # name -> (convolutions, group norm)
 }
 
 
-def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN:
+def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN | RetinaNet:
     """The detector that the configuration describes, with fresh weights.
 
     Args:
         config: the whole tree.
         num_classes: classes of the data set, background included, for MODEL.NUM_CLASSES -1; must agree otherwise.
     """
+    if config.RETINANET.RETINANET_ON:
+        _check_body(config)
+        body, pyramid = _backbone(config, (config.FPN.RPN_MIN_LEVEL, config.FPN.RPN_MAX_LEVEL))
+        return build_retinanet(config, body, pyramid, num_classes=_num_classes(config, num_classes))
     _refuse_unsupported(config)
     geometry = GEOMETRIES[config.MODEL.GEOMETRY]
     classes = _num_classes(config, num_classes)
@@ -65,20 +71,26 @@ def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN:
     )
 
 
-def _refuse_unsupported(config: Config) -> None:
+def _check_body(config: Config) -> None:
     model = config.MODEL
     if model.GEOMETRY not in GEOMETRIES:
         raise _unsupported("MODEL.GEOMETRY", model.GEOMETRY, GEOMETRIES)
-    if model.TYPE != "generalized_rcnn" or not model.FASTER_RCNN or model.KEYPOINTS_ON or model.RPN_ONLY:
-        raise UserError(
-            f"This model cannot be built yet: MODEL.TYPE {model.TYPE!r}, MODEL.FASTER_RCNN {model.FASTER_RCNN}, "
-            f"MODEL.RPN_ONLY {model.RPN_ONLY}, MODEL.KEYPOINTS_ON {model.KEYPOINTS_ON}. Supported: Faster R-CNN and "
-            "Mask R-CNN, that is TYPE generalized_rcnn and FASTER_RCNN True, MASK_ON as you like, the other two False."
-        )
     match = _CONV_BODY.match(model.CONV_BODY)
     if match is None or int(match[1]) not in DEPTHS:
         bodies = [f"FPN.add_fpn_ResNet{depth}_conv5_body" for depth in DEPTHS]
         raise _unsupported("MODEL.CONV_BODY", model.CONV_BODY, bodies)
+
+
+def _refuse_unsupported(config: Config) -> None:
+    model = config.MODEL
+    if model.TYPE != "generalized_rcnn" or not model.FASTER_RCNN or model.KEYPOINTS_ON or model.RPN_ONLY:
+        raise UserError(
+            f"This model cannot be built yet: MODEL.TYPE {model.TYPE!r}, MODEL.FASTER_RCNN {model.FASTER_RCNN}, "
+            f"MODEL.RPN_ONLY {model.RPN_ONLY}, MODEL.KEYPOINTS_ON {model.KEYPOINTS_ON}. Supported: Faster R-CNN and "
+            "Mask R-CNN, that is TYPE generalized_rcnn and FASTER_RCNN True, MASK_ON as you like, the other two False; "
+            "and RetinaNet, that is TYPE retinanet and RETINANET.RETINANET_ON True."
+        )
+    _check_body(config)
     if not (config.FPN.FPN_ON and config.FPN.MULTILEVEL_ROIS and config.FPN.MULTILEVEL_RPN):
         raise UserError(
             "A pyramid body needs FPN.FPN_ON, FPN.MULTILEVEL_ROIS and FPN.MULTILEVEL_RPN to be True; models without "
@@ -147,7 +159,8 @@ def _body_norm(config: Config) -> tuple[str, NormFactory]:
     return kind, {"frozen": frozen_affine, "batch": batch_norm, "group": _group_norm(config)}[kind]
 
 
-def _backbone(config: Config) -> tuple[ResNet, Fpn]:
+def _backbone(config: Config, levels: tuple[int, int] | None = None) -> tuple[ResNet, Fpn]:
+    """`levels`: the finest and the coarsest of the pyramid; by default all that the RPN or the heads use."""
     match = _CONV_BODY.match(config.MODEL.CONV_BODY)
     assert match is not None  # checked by _refuse_unsupported
     depth = int(match[1])
@@ -156,14 +169,20 @@ def _backbone(config: Config) -> tuple[ResNet, Fpn]:
     widths = Widths(
         groups=resnet.NUM_GROUPS, width_per_group=resnet.WIDTH_PER_GROUP, multiplier=resnet.WIDTH_MULTIPLIER
     )
+    if levels is None:
+        finest = min(pyramid.RPN_MIN_LEVEL, pyramid.ROI_MIN_LEVEL)
+        levels = finest, max(pyramid.RPN_MAX_LEVEL, pyramid.ROI_MAX_LEVEL)
+    extra: ExtraLevels = "subsample"
+    if pyramid.EXTRA_CONV_LEVELS:
+        extra = "convs" if pyramid.EXTRA_CONVS_FROM == "body" else "pyramid_convs"
     fpn = Fpn(
         body_channels(depth, widths),
         dim=pyramid.DIM,
-        min_level=min(pyramid.RPN_MIN_LEVEL, pyramid.ROI_MIN_LEVEL),
-        max_level=max(pyramid.RPN_MAX_LEVEL, pyramid.ROI_MAX_LEVEL),
+        min_level=levels[0],
+        max_level=levels[1],
         norm=_group_norm(config) if pyramid.USE_GN else None,
         zero_init_lateral=pyramid.ZERO_INIT_LATERAL,
-        extra="convs" if pyramid.EXTRA_CONV_LEVELS else "subsample",
+        extra=extra,
     )
     body = ResNet(
         depth,

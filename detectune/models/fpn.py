@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detectune.models.layers import Conv, NormFactory, xavier
 
-ExtraLevels = Literal["subsample", "convs"]
+ExtraLevels = Literal["subsample", "convs", "pyramid_convs"]
 
 
 class Fpn(nn.Module):
@@ -25,7 +25,7 @@ class Fpn(nn.Module):
         dim: D.
         min_level, max_level: levels returned. Those above the body's last stage are extra: `subsample` takes every
             second cell of the level below (P6 of the RPN), `convs` puts 3x3 convolutions of stride 2 on the body's last
-            stage and, behind a ReLU, on one another (RetinaNet).
+            stage and, behind a ReLU, on one another (RetinaNet), `pyramid_convs` begins with the pyramid's last level.
         norm: norm of all lateral and output convolutions, or None.
         zero_init_lateral: start with laterals that add nothing.
     """
@@ -53,8 +53,8 @@ class Fpn(nn.Module):
             self.add_module(f"lateral{stage}", Conv(in_channels[stage], dim, 1, norm=norm, init=init))
             if stage <= max_level:
                 self.add_module(f"output{stage}", Conv(dim, dim, 3, norm=norm, init=xavier))
-        if extra == "convs":
-            channels = in_channels[self.last_stage]
+        if extra != "subsample":
+            channels = in_channels[self.last_stage] if extra == "convs" else dim
             for level in range(self.last_stage + 1, max_level + 1):
                 self.add_module(f"extra{level}", Conv(channels, dim, 3, stride=2, init=xavier))
                 channels = dim
@@ -70,7 +70,11 @@ class Fpn(nn.Module):
             inner = self.get_submodule(f"lateral{stage}")(body[stage], coarser)
             if stage <= self.levels[-1]:
                 out[stage] = self.get_submodule(f"output{stage}")(inner)
-        top = body[self.last_stage]
+        top = (
+            body[self.last_stage]
+            if self.extra == "convs"
+            else out.get(self.last_stage, body[self.last_stage])
+        )
         for level in range(self.last_stage + 1, self.levels[-1] + 1):
             if self.extra == "subsample":
                 out[level] = out[level - 1][..., ::2, ::2]

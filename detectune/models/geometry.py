@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from detectune.models.retinanet_loss import Normalizer as RetinaNetNormalizer
 from detectune.models.rpn import Normalizer
 from detectune.ops.anchors import Rounding
 from detectune.ops.masks import PasteStyle, RasterStyle
@@ -51,6 +52,14 @@ class Geometry:
     drop_empty_boxes: (
         bool  # for the engine: boxes that are empty once clipped to the original image are dropped
     )
+    retinanet_octave_major: (
+        bool  # a cell's anchors: all shapes of one size, then the next size; else shape by shape
+    )
+    retinanet_whole_sizes: bool  # sizes between octaves are rounded down to whole pixels
+    retinanet_promoted_as_background: bool  # see FocalRule
+    retinanet_normalizer: RetinaNetNormalizer
+    retinanet_coarsest_unfiltered: bool  # INFERENCE_TH does not hold on the coarsest level
+    retinanet_clip: bool  # boxes are clipped before they are suppressed
 
 
 GEOMETRIES: dict[str, Geometry] = {
@@ -79,6 +88,12 @@ GEOMETRIES: dict[str, Geometry] = {
         mask_match_outlines=True,
         mask_paste="detectron",
         drop_empty_boxes=False,
+        retinanet_octave_major=True,
+        retinanet_whole_sizes=False,
+        retinanet_promoted_as_background=True,
+        retinanet_normalizer="plus_one",
+        retinanet_coarsest_unfiltered=True,
+        retinanet_clip=True,
     ),
     "detectron2": Geometry(
         offset=0.0,
@@ -105,6 +120,12 @@ GEOMETRIES: dict[str, Geometry] = {
         mask_match_outlines=False,
         mask_paste="detectron2",
         drop_empty_boxes=True,
+        retinanet_octave_major=True,
+        retinanet_whole_sizes=False,
+        retinanet_promoted_as_background=False,
+        retinanet_normalizer="moving_average",
+        retinanet_coarsest_unfiltered=False,
+        retinanet_clip=False,
     ),
     "torchvision": Geometry(
         offset=0.0,
@@ -131,5 +152,11 @@ GEOMETRIES: dict[str, Geometry] = {
         mask_match_outlines=False,
         mask_paste="torchvision",
         drop_empty_boxes=False,
+        retinanet_octave_major=False,
+        retinanet_whole_sizes=True,
+        retinanet_promoted_as_background=False,
+        retinanet_normalizer="per_image",
+        retinanet_coarsest_unfiltered=False,
+        retinanet_clip=True,
     ),
 }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from detectune.models.box_head import BoxHead
 from detectune.models.detections import DetectionRule, select_detections
 from detectune.models.mask_head import MaskHead
+from detectune.models.pixels import normalize_pixels
 from detectune.models.roi_pooler import RoiPooler
 from detectune.models.rpn import Proposals, Rpn, ScoredAnchors
 from detectune.models.targets import RegionSampling, at_least_one_row, sample_regions
@@ -142,16 +143,9 @@ class RCNN(nn.Module):
 
     def normalize(self, images: ImageBatch) -> Tensor:
         """Pixels 0..255 to what the backbone wants: float32 [B, 3, H, W], zero in the padding."""
-        x = (images.tensor.float() - self.pixel_mean) / self.pixel_std
-        height, width = x.shape[-2:]
-        if self._drops_padding(images):
-            for i, (h, w) in enumerate(images.sizes.tolist()):
-                x[i, :, h:].zero_()
-                x[i, :, :, w:].zero_()
-            return x
-        rows = torch.arange(height, device=x.device) < images.sizes[:, :1]  # [B, H]
-        columns = torch.arange(width, device=x.device) < images.sizes[:, 1:]
-        return x * (rows[:, None, :, None] & columns[:, None, None, :])
+        return normalize_pixels(
+            images, self.pixel_mean, self.pixel_std, drop_padding=self._drops_padding(images)
+        )
 
     def _propose_from(self, images: ImageBatch) -> tuple[Features, ScoredAnchors]:
         features = self.backbone(self.normalize(images))

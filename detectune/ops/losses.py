@@ -75,25 +75,27 @@ def mask_bce(
     return binary_cross_entropy(chosen, targets, mask, normalizer=normalizer) / pixels
 
 
-def sigmoid_focal_loss(
-    logits: Tensor,
-    targets: Tensor,
-    valid: Tensor,
-    *,
-    alpha: float,
-    gamma: float,
-    normalizer: Tensor | float,
-) -> Tensor:
-    """RetinaNet's loss (Lin 2017, eq. 5): sigmoid cross entropy times alpha_t (1 - p_t)^gamma, over valid elements.
+def sigmoid_focal(logits: Tensor, positive: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Elementwise, RetinaNet's loss (Lin 2017, eq. 5): sigmoid cross entropy times alpha_t (1 - p_t)^gamma.
 
-    Logits, targets in 0..1 and valid are [...]; alpha weighs the positives and 1 - alpha the negatives.
+    Logits [...] and positive, bool [...]; alpha weighs the positives and 1 - alpha the negatives. Finite for every
+    finite logit and gamma, gradient included, because 1 - p_t enters as a logarithm.
     """
-    logits = _at_least_float32(logits).where(valid, 0.0)
-    targets = targets.to(logits.dtype).where(valid, 0.0)
-    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    wrong = torch.sigmoid(logits) * (1 - targets) + torch.sigmoid(-logits) * targets  # 1 - p_t
-    weight = (alpha * targets + (1 - alpha) * (1 - targets)) * wrong**gamma
-    return (weight * entropy).where(valid, 0.0).sum() / normalizer
+    z = _at_least_float32(logits)
+    z = torch.where(positive, z, -z)  # p_t = sigmoid(z)
+    weight = torch.where(positive, alpha, 1 - alpha)
+    return weight * torch.exp(-gamma * F.softplus(z)) * F.softplus(-z)
+
+
+def softmax_focal(logits: Tensor, labels: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """The focal loss of competing classes: logits [..., K] and labels int64 [...] in 0..K-1 give losses [...].
+
+    alpha weighs the foreground and 1 - alpha the background, class 0.
+    """
+    log_p = F.log_softmax(_at_least_float32(logits), dim=-1).gather(-1, labels[..., None])[..., 0]
+    wrong = -torch.expm1(log_p)  # 1 - p_t
+    weight = torch.where(labels > 0, alpha, 1 - alpha)
+    return -weight * wrong.clamp(min=_TINY) ** gamma * log_p
 
 
 def select_channel(maps: Tensor, channel: Tensor) -> Tensor:
@@ -103,6 +105,7 @@ def select_channel(maps: Tensor, channel: Tensor) -> Tensor:
 
 
 _NO_LABEL = -100
+_TINY = 1e-12  # keeps the gradient of x^gamma finite at 0
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ METRICS = {
 }
 UNDEFINED = "\u2013"  # en dash
 HEADS = {
-    "MODEL.RETINANET_ON": "RetinaNet",
+    "RETINANET.RETINANET_ON": "RetinaNet",
     "MODEL.RPN_ONLY": "RPN",
     "MODEL.MASK_ON": "Mask R-CNN",
     "MODEL.KEYPOINTS_ON": "Keypoint R-CNN",
@@ -228,7 +228,7 @@ def curve(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
 def loss_name(name: str) -> str:
     """loss_rpn_cls -> RPN class."""
     words = name.removeprefix("loss_").replace("cls", "class").replace("bbox", "box").split("_")
-    return " ".join("RPN" if word == "rpn" else word for word in words)
+    return " ".join({"rpn": "RPN", "retnet": "RetinaNet"}.get(word, word) for word in words)
 
 
 def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:

@@ -37,6 +37,8 @@ _NAMES = Renamer(
         ("fc6_{p}", "box_head.fc1.{p}"),
         ("fc7_{p}", "box_head.fc2.{p}"),
         ("head_conv{n}_{p}", "box_head.conv{n}.{p}"),
+        ("retnet_cls_pred_fpn{n}_{p}", "head.cls_score.{p}"),
+        ("retnet_bbox_pred_fpn{n}_{p}", "head.bbox_pred.{p}"),
         ("cls_score_{p}", "box_head.cls_score.{p}"),
         ("bbox_pred_{p}", "box_head.bbox_pred.{p}"),
         ("_[mask]_fcn{n}_{p}", "mask_head.conv{n}.{p}"),
@@ -56,6 +58,7 @@ _PARTS = {
 }
 _OUR_PART = re.compile(r"^(.*?)\.((?:norm\.)?(?:weight|bias|running_mean|running_var))$")
 _STEM = "backbone.stem.conv1.weight"
+_TOWER = re.compile(r"retnet_(cls|bbox)_conv_n(\d+)_fpn\d+_(w|b|gn_s|gn_b)")  # counts from 0
 
 
 def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) -> dict[str, Tensor]:
@@ -120,6 +123,8 @@ def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -
 def _our_name(theirs: str) -> str | None:
     if theirs.startswith("conv1_b") and not theirs.startswith("conv1_bn"):
         return None  # the classifier's bias, which the detector's norm replaces
+    if match := _TOWER.fullmatch(theirs):
+        return f"head.{match[1]}_conv{int(match[2]) + 1}.{_PARTS[match[3]]}"
     for part in ("bn_s", "bn_b", "gn_s", "gn_b", "w", "b"):
         if theirs.endswith(f"_{part}"):
             name = _NAMES.ours(f"{theirs.removesuffix(part)}P")
@@ -151,6 +156,10 @@ def _their_name(
     if match := re.fullmatch(r"rpn\.(conv|objectness|deltas)", stem):
         blob = {"conv": "conv_rpn", "objectness": "rpn_cls_logits", "deltas": "rpn_bbox_pred"}[match[1]]
         return f"{blob}_fpn{min(levels, default=2)}_{suffix}"
+    if match := re.fullmatch(r"head\.(cls|bbox)_conv(\d+)", stem):
+        return f"retnet_{match[1]}_conv_n{int(match[2]) - 1}_fpn{min(levels, default=3)}_{suffix}"
+    if match := re.fullmatch(r"head\.(cls|bbox)_(?:score|pred)", stem):
+        return f"retnet_{match[1]}_pred_fpn{min(levels, default=3)}_{suffix}"
     if match := re.fullmatch(r"mask_head\.conv(\d)", stem):
         grouped = f"{stem}.norm.weight" in state
         return f"{'_mask' if grouped else '_[mask]'}_fcn{match[1]}_{suffix}"

@@ -5,6 +5,7 @@ There the background is the last class and has neither boxes nor masks; images a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -33,8 +34,14 @@ _NAMES = Renamer(
         ("roi_heads.mask_head.mask_fcn{n}.{rest}", "mask_head.conv{n}.{rest}"),
         ("roi_heads.mask_head.deconv.{rest}", "mask_head.upsample.{rest}"),
         ("roi_heads.mask_head.predictor.{rest}", "mask_head.predictor.{rest}"),
+        ("head.cls_score.{rest}", "head.cls_score.{rest}"),
+        ("head.bbox_pred.{rest}", "head.bbox_pred.{rest}"),
     ]
 )
+
+# RetinaNet's towers are lists there: convolution and ReLU in turn, with a norm between them if there is one
+_TOWER = re.compile(r"head\.(cls|bbox)_subnet\.(\d+)\.(weight|bias)")
+_OUR_TOWER = re.compile(r"head\.(cls|bbox)_conv(\d+)\.(norm\.)?(weight|bias)")
 
 _STEM = "backbone.stem.conv1.weight"
 
@@ -55,8 +62,9 @@ def from_detectron2(
         class_specific_masks: not ROI_MASK_HEAD.CLS_AGNOSTIC_MASK.
     """
     out: dict[str, Tensor] = {}
+    step = 3 if _has_tower_norms(state) else 2
     for theirs, value in state.items():
-        name = _NAMES.ours(theirs)
+        name = _tower_name(theirs, step) or _NAMES.ours(theirs)
         if name is None:
             out[theirs] = value
             continue
@@ -81,8 +89,9 @@ def to_detectron2(
 ) -> dict[str, Tensor]:
     """The inverse of `from_detectron2`; the background's boxes and masks, which nothing uses, are dropped."""
     out: dict[str, Tensor] = {}
+    step = 3 if any(name.startswith("head.cls_conv1.norm.") for name in state) else 2
     for name, value in state.items():
-        theirs = _NAMES.theirs(name)
+        theirs = _their_tower_name(name, step) or _NAMES.theirs(name)
         if theirs is None:
             out[name] = value
             continue
@@ -96,3 +105,24 @@ def to_detectron2(
             value = drop_background(value)
         out[theirs] = value
     return out
+
+
+def _has_tower_norms(state: Mapping[str, Tensor]) -> bool:
+    """A norm's weight has one dimension and follows the convolution."""
+    second = state.get("head.cls_subnet.1.weight")
+    return second is not None and second.dim() == 1
+
+
+def _tower_name(theirs: str, step: int) -> str | None:
+    match = _TOWER.fullmatch(theirs)
+    if match is None:
+        return None
+    layer, part = divmod(int(match[2]), step)
+    return f"head.{match[1]}_conv{layer + 1}.{'norm.' if part else ''}{match[3]}"
+
+
+def _their_tower_name(name: str, step: int) -> str | None:
+    match = _OUR_TOWER.fullmatch(name)
+    if match is None:
+        return None
+    return f"head.{match[1]}_subnet.{(int(match[2]) - 1) * step + bool(match[3])}.{match[4]}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detectune.errors import OutputError, WeightsError
 
+_ONLY_FOR_TRAINING = ("num_batches_tracked", "loss_normalizer")
 _SHOWN = 5  # names listed of each kind before "and N more"
 
 
@@ -93,20 +94,20 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def fit_weights(model: nn.Module, state: Mapping[str, Tensor]) -> FitReport:
     """Copies every tensor of `state` whose name and shape the model has, and reports the rest.
 
-    Batch counters that only a trained batch norm keeps are never reported.
+    What only training keeps (counters of batch norm, RetinaNet's average of the loss) is never reported.
     """
     own = model.state_dict()
     matched, unexpected, mismatched = [], [], []
     for name, value in state.items():
         if name not in own:
-            if not name.endswith("num_batches_tracked"):
+            if not name.endswith(_ONLY_FOR_TRAINING):
                 unexpected.append(name)
         elif own[name].shape != value.shape:
             mismatched.append((name, tuple(value.shape), tuple(own[name].shape)))
         else:
             own[name].copy_(value)
             matched.append(name)
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    missing = [name for name in own if name not in state and not name.endswith(_ONLY_FOR_TRAINING)]
     return FitReport(tuple(matched), tuple(missing), tuple(unexpected), tuple(mismatched))
 
 

@@ -1,7 +1,8 @@
 """State dicts in torchvision's names, to ours and back: detectors with a ResNet-FPN body, and ResNet classifiers.
 
-The layout is ours: background first, with rows for its boxes and masks; RGB. The names of the heads' convolutions
-changed with torchvision 0.13; both are read, the newer ones are written.
+The layout is ours: background first, with rows for its boxes and masks; RGB. RetinaNet has a sigmoid for the background
+there, which no object is labelled with; ours has none. The names of the heads' convolutions changed with torchvision
+0.13; both are read, the newer ones are written.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from detectune.weights.names import Renamer
@@ -24,6 +26,8 @@ _BODY = [
     ("layer{n}.{n2}.conv{n3}.{p}", "res{n}.{n2}.conv{n3}.{p}"),
 ]
 
+_SCORE, _BOX = "head.classification_head.cls_logits.", "head.regression_head.bbox_reg."
+
 # body levels and layer numbers count from 0 or 1 there; `_shifted` moves them
 _HEADS = [
     ("rpn.head.conv.0.0.{p}", "rpn.conv.{p}"),
@@ -37,7 +41,15 @@ _HEADS = [
     ("roi_heads.mask_head.mask_fcn{n}.{p}", "mask_head.conv{n}.{p}"),
     ("roi_heads.mask_predictor.conv5_mask.{p}", "mask_head.upsample.{p}"),
     ("roi_heads.mask_predictor.mask_fcn_logits.{p}", "mask_head.predictor.{p}"),
+    (f"{_SCORE}{{p}}", "head.cls_score.{p}"),
+    (f"{_BOX}{{p}}", "head.bbox_pred.{p}"),
 ]
+
+# RetinaNet: a head for each of classes and boxes
+_TOWER = re.compile(r"head\.(classification|regression)_head\.conv\.(\d+)\.(?:([01])\.)?(weight|bias)")
+_OUR_TOWER = re.compile(r"head\.(cls|bbox)_conv(\d+)\.(norm\.)?(weight|bias)")
+_TOWERS = {"classification": "cls", "regression": "bbox"}
+_NEVER = -100.0  # logit of the background, which RetinaNet has a sigmoid for there
 
 _DETECTOR = Renamer([(f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in _BODY] + _HEADS)
 _CLASSIFIER = Renamer([(theirs, f"backbone.{ours}") for theirs, ours in _BODY])
@@ -49,15 +61,17 @@ _OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(weight|bias)"
 
 
 def from_torchvision(
-    state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int = 2
+    state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int | None = None
 ) -> dict[str, Tensor]:
     """Their state dict in our words. What we have no word for keeps its name, so that a `FitReport` lists it.
 
     Args:
         state: name -> tensor, of a detector or of a classifier (whose last layer is not used).
         norm_eps: what their batch norms add to the variance; 0 for the published COCO_V1 detectors.
-        lowest_level: the pyramid's finest level (torchvision counts from 0).
+        lowest_level: the pyramid's finest level (torchvision counts from 0); by default 3 for RetinaNet, else 2.
     """
+    if lowest_level is None:
+        lowest_level = 3 if f"{_SCORE}weight" in state else 2
     is_detector = any(name.startswith("backbone.body.") for name in state)
     out: dict[str, Tensor] = {}
     for theirs, value in state.items():
@@ -67,14 +81,18 @@ def from_torchvision(
             continue
         if name.endswith(".running_var") and norm_eps != _OUR_EPS:
             value = value + (norm_eps - _OUR_EPS)
+        elif name.startswith("head.cls_score."):
+            value = _scores_without_background(value, len(state[f"{_BOX}bias"]) // 4)
         out[name] = value
     return out
 
 
 def to_torchvision(
-    state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int = 2
+    state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int | None = None
 ) -> dict[str, Tensor]:
     """The inverse of `from_torchvision`, for detectors."""
+    if lowest_level is None:
+        lowest_level = 3 if "head.cls_score.weight" in state else 2
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         theirs = _their_name(name, lowest_level)
@@ -83,8 +101,22 @@ def to_torchvision(
             continue
         if name.endswith(".running_var") and norm_eps != _OUR_EPS:
             value = value + (_OUR_EPS - norm_eps)
+        elif name.startswith("head.cls_score."):
+            value = _scores_with_background(value, len(state["head.bbox_pred.bias"]) // 4)
         out[theirs] = value
     return out
+
+
+def _scores_without_background(rows: Tensor, num_anchors: int) -> Tensor:
+    """Rows of RetinaNet's class predictor, anchor by anchor, without the class 0 that no object has."""
+    return rows.reshape(num_anchors, -1, *rows.shape[1:])[:, 1:].flatten(0, 1)
+
+
+def _scores_with_background(rows: Tensor, num_anchors: int) -> Tensor:
+    """The inverse: a class 0 that is never found, which a bias says."""
+    rows = rows.reshape(num_anchors, -1, *rows.shape[1:])
+    background = torch.full_like(rows[:, :1], _NEVER if rows.dim() == 2 else 0.0)
+    return torch.cat((background, rows), dim=1).flatten(0, 1)
 
 
 def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
@@ -97,6 +129,10 @@ def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
         return f"backbone.fpn.extra{match[1]}.{match[2]}"
     elif match := _NEW_MASK_CONV.fullmatch(theirs):
         return f"mask_head.conv{int(match[1]) + 1}.{match[2]}"
+    elif match := _TOWER.fullmatch(theirs):
+        old = match[3] is None  # before 0.13 a list of convolutions and ReLUs in turn
+        layer = int(match[2]) // 2 if old else int(match[2])
+        return f"head.{_TOWERS[match[1]]}_conv{layer + 1}.{'norm.' if match[3] == '1' else ''}{match[4]}"
     else:
         name = _DETECTOR.ours(theirs)
     return None if name is None else _shifted(name, "res", 1)
@@ -110,6 +146,9 @@ def _their_name(name: str, lowest_level: int) -> str | None:
         return f"backbone.fpn.extra_blocks.p{match[1]}.{match[2]}"
     if match := re.fullmatch(r"mask_head\.conv(\d+)\.(weight|bias)", name):
         return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+    if match := _OUR_TOWER.fullmatch(name):
+        head = "classification" if match[1] == "cls" else "regression"
+        return f"head.{head}_head.conv.{int(match[2]) - 1}.{int(bool(match[3]))}.{match[4]}"
     return _DETECTOR.theirs(_shifted(name, "res", -1))
 
 

@@ -37,6 +37,8 @@ OWN = {
     "MODEL.MEMORY_FORMAT": "auto",
     "RESNETS.NORM": "auto",
     "RESNETS.WIDTH_MULTIPLIER": 1.0,
+    "FPN.EXTRA_CONVS_FROM": "body",
+    "RETINANET.USE_GN": False,
     "INPUT.PIXEL_STDS": (1.0, 1.0, 1.0),
     "INPUT.BRIGHTNESS": 0.0,
     "INPUT.CONTRAST": 0.0,

@@ -204,3 +204,29 @@ def match_detections(
 @pytest.fixture(scope="session")
 def matcher() -> Callable[..., list[tuple[int, int]]]:
     return match_detections
+
+
+RETINANET = {
+    "MODEL.TYPE": "retinanet",
+    "MODEL.CONV_BODY": "FPN.add_fpn_ResNet18_conv5_body",
+    "MODEL.NUM_CLASSES": 4,
+    "RETINANET.RETINANET_ON": True,
+    "RETINANET.NUM_CONVS": 2,
+    "FPN.FPN_ON": True,
+    "FPN.MULTILEVEL_RPN": True,
+    "FPN.EXTRA_CONV_LEVELS": True,
+    "FPN.RPN_MIN_LEVEL": 3,
+    "FPN.RPN_MAX_LEVEL": 7,
+    "FPN.COARSEST_STRIDE": 128,
+    "PIXEL_MEANS": [[[103.53, 116.28, 123.675]]],
+    "INPUT.PIXEL_STDS": (57.375, 57.12, 58.395),
+    "FPN.DIM": 32,
+    "RESNETS.WIDTH_MULTIPLIER": 0.25,
+    "TEST.NMS": 0.5,
+}
+
+
+@pytest.fixture(scope="session")
+def make_retinanet() -> Callable[..., Config]:
+    """A small RetinaNet's configuration, with overrides by full key."""
+    return lambda overrides=None: Config().with_overrides(RETINANET | (overrides or {}))

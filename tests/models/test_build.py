@@ -106,7 +106,7 @@ def test_freshly_built_predictors_are_small(make_config: Callable[..., Any]) -> 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"MODEL.TYPE": "retinanet"}, ["retinanet", "generalized_rcnn"]),
+        ({"MODEL.TYPE": "rfcn"}, ["rfcn", "generalized_rcnn", "retinanet"]),
         ({"MODEL.KEYPOINTS_ON": True}, ["KEYPOINTS_ON", "Mask"]),
         ({"MODEL.FASTER_RCNN": False}, ["FASTER_RCNN"]),
         (

@@ -80,21 +80,47 @@ def test_mask_loss_looks_at_the_objects_own_channel() -> None:
     assert touched.nonzero().tolist() == [[0, 2], [1, 0], [3, 1]]
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.5)])
+FOCAL = pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (0.9, 1.5), (0.3, 0.5)])
+
+
+@FOCAL
 def test_focal_loss_equals_the_formula(alpha: float, gamma: float) -> None:
-    logits, targets = numbers(4, 6) * 3, numbers(4, 6, seed=1) > 0.5
-    valid = numbers(4, 6, seed=2) > -0.5
-    expected = 0.0
-    for x, t in zip(logits[valid].tolist(), targets[valid].tolist(), strict=True):
+    logits, positive = numbers(4, 6) * 3, numbers(4, 6, seed=1) > 0.5
+    expected = []
+    for x, t in zip(logits.flatten().tolist(), positive.flatten().tolist(), strict=True):
         p = 1 / (1 + math.exp(-x))
         p_t, alpha_t = (p, alpha) if t else (1 - p, 1 - alpha)
-        expected -= alpha_t * (1 - p_t) ** gamma * math.log(p_t)
-    out = ops.sigmoid_focal_loss(logits, targets, valid, alpha=alpha, gamma=gamma, normalizer=3)
-    torch.testing.assert_close(out, torch.tensor(expected / 3, dtype=torch.float64))
+        expected.append(-alpha_t * (1 - p_t) ** gamma * math.log(p_t))
+    out = ops.sigmoid_focal(logits, positive, alpha=alpha, gamma=gamma)
+    torch.testing.assert_close(out.flatten(), torch.tensor(expected, dtype=torch.float64))
     leaf = logits.clone().requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: ops.sigmoid_focal_loss(x, targets, valid, alpha=alpha, gamma=gamma, normalizer=3), leaf
-    )
+    assert torch.autograd.gradcheck(lambda x: ops.sigmoid_focal(x, positive, alpha=alpha, gamma=gamma), leaf)
+
+
+@FOCAL
+def test_focal_loss_of_competing_classes_equals_the_formula(alpha: float, gamma: float) -> None:
+    logits, labels = numbers(4, 5, 3) * 2, torch.arange(20).view(4, 5) % 3
+    expected = []
+    for row, label in zip(logits.view(-1, 3).tolist(), labels.flatten().tolist(), strict=True):
+        p_t = math.exp(row[label]) / sum(math.exp(x) for x in row)
+        expected.append(-(alpha if label else 1 - alpha) * (1 - p_t) ** gamma * math.log(p_t))
+    out = ops.softmax_focal(logits, labels, alpha=alpha, gamma=gamma)
+    torch.testing.assert_close(out.flatten(), torch.tensor(expected, dtype=torch.float64))
+    leaf = logits.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: ops.softmax_focal(x, labels, alpha=alpha, gamma=gamma), leaf)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_losses_stay_finite_where_all_is_certain(gamma: float) -> None:
+    logits = torch.tensor([-200.0, -30.0, 0.0, 30.0, 200.0], requires_grad=True)
+    for positive in (False, True):
+        ops.sigmoid_focal(logits, torch.full((5,), positive), alpha=0.25, gamma=gamma).sum().backward()
+    pair = torch.stack((logits, -logits), dim=-1)
+    for label in (0, 1):
+        ops.softmax_focal(pair, torch.full((5,), label), alpha=0.25, gamma=gamma).sum().backward(
+            retain_graph=label == 0
+        )
+    assert torch.isfinite(logits.grad).all()
 
 
 POISON = (float("nan"), float("inf"), 1e30)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detectune.errors import OutputError, UserError
-from detectune.report.page import model_line, show_duration, show_value, write_report
+from detectune.report.page import loss_name, model_line, show_duration, show_value, write_report
 from detectune.report.pictures import inline_pictures
 
 VOID = {"meta", "link", "img", "br", "input", "line", "circle", "polyline"}
@@ -182,9 +182,21 @@ def test_settings_look_like_yaml(value: object, text: str) -> None:
             {"MODEL.CONV_BODY": "FPN.add_fpn_ResNet50_conv5_body", "MODEL.MASK_ON": True},
             "Mask R-CNN, ResNet50 FPN",
         ),
+        (
+            {"MODEL.CONV_BODY": "FPN.add_fpn_ResNet18_conv5_body", "RETINANET.RETINANET_ON": True},
+            "RetinaNet, ResNet18 FPN",
+        ),
         ({"MODEL.CONV_BODY": "ResNet.add_ResNet50_conv4_body"}, "Faster R-CNN, ResNet50_conv4"),
         ({}, "Faster R-CNN, unknown body"),
     ],
 )
 def test_the_models_name(config: dict, text: str) -> None:
     assert model_line(config) == text
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("loss_rpn_cls", "RPN class"), ("loss_retnet_bbox", "RetinaNet box"), ("loss_mask", "mask")],
+)
+def test_the_losses_names(name: str, text: str) -> None:
+    assert loss_name(name) == text

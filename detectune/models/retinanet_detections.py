@@ -1,0 +1,117 @@
+"""From RetinaNet's scored anchors of one image to its detections (Lin 2017, section 4.1).
+
+Shape legend
+    A  anchors of all levels    C  foreground classes    N  candidates or detections
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detectune.ops.boxes import clip_boxes
+from detectune.ops.nms import SoftMethod, batched_class_nms, soft_nms
+
+
+@dataclass(frozen=True)
+class OneStageRule:
+    """What counts as a detection."""
+
+    score_thresh: float = 0.05  # scores must be above
+    coarsest_score_thresh: float = 0.05  # the same on the coarsest level
+    pre_nms_top_n: int = 1000  # per level
+    nms_thresh: float = 0.5
+    max_detections: int = 100  # per image; 0: all
+    clip: bool = True  # boxes are moved inside the image before they are suppressed
+    original_frame: bool = False  # clip and suppress in the original image's pixels (Detectron)
+    refine: bool = True  # False: keep the anchors
+    offset: float = 0.0
+    soft_nms: SoftMethod | None = None  # lower scores instead of dropping boxes
+    soft_nms_sigma: float = 0.5
+
+
+_SOFT_SCORE_THRESH = 1e-4  # scores that Soft-NMS lowered below this go
+
+
+def best_candidates(
+    scores: Tensor, per_level: Sequence[int], rule: OneStageRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of anchor and class on each level: anchors int64 [N], labels int64 [N] in 1..C, scores [N].
+
+    Args:
+        scores: float32 [A, C], probabilities, level by level.
+        per_level: anchors of each level, finest first.
+        rule: see there.
+    """
+    num_classes = scores.shape[1]
+    rows, labels, best = [], [], []
+    first = 0
+    for i, count in enumerate(per_level):
+        coarsest = i == len(per_level) - 1
+        here = scores[first : first + count].flatten()
+        above = (here > (rule.coarsest_score_thresh if coarsest else rule.score_thresh)).nonzero()[:, 0]
+        top, order = here[above].topk(min(rule.pre_nms_top_n, len(above)))
+        index = above[order]
+        rows.append(first + index // num_classes)
+        labels.append(index % num_classes + 1)
+        best.append(top)
+        first += count
+    return torch.cat(rows), torch.cat(labels), torch.cat(best)
+
+
+def select_one_stage(
+    scores: Tensor,
+    per_level: Sequence[int],
+    size: Tensor,
+    rule: OneStageRule,
+    place: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first.
+
+    Args:
+        scores: float32 [A, C], probabilities.
+        per_level: anchors of each level, finest first.
+        size: [2], height and width in the frame of the boxes.
+        rule: see there.
+        place: anchors int64 [n] and labels int64 [n] to boxes [n, 4].
+    """
+    row, label, score = best_candidates(scores, per_level, rule)
+    boxes = place(row, label)
+    if rule.clip:
+        boxes = clip_boxes(boxes, size, offset=rule.offset)
+    usable = torch.isfinite(boxes).all(1)
+    if not bool(usable.all()):
+        boxes, label, score = boxes[usable], label[usable], score[usable]
+    if rule.soft_nms is None:
+        keep = batched_class_nms(
+            boxes, score, label, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0
+        )
+    else:
+        keep, lowered = _soft_class_nms(boxes, score, label, rule.soft_nms, rule)
+        score = score.index_copy(0, keep, lowered)
+    if rule.max_detections > 0:
+        keep = keep[: rule.max_detections]
+    return boxes[keep], score[keep], label[keep]
+
+
+def _soft_class_nms(
+    boxes: Tensor, scores: Tensor, labels: Tensor, method: SoftMethod, rule: OneStageRule
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS within each class: surviving rows by falling new score, and these scores."""
+    rows, lowered = [], []
+    for label in torch.unique(labels).tolist():
+        of_class = (labels == label).nonzero()[:, 0]
+        picked, score = soft_nms(
+            boxes[of_class], scores[of_class], method=method, sigma=rule.soft_nms_sigma,
+            overlap_thresh=rule.nms_thresh, score_thresh=_SOFT_SCORE_THRESH, offset=rule.offset,
+        )  # fmt: skip
+        rows.append(of_class[picked])
+        lowered.append(score)
+    if not rows:
+        return labels, scores  # both empty
+    new = torch.cat(lowered)
+    order = torch.sort(new, descending=True, stable=True).indices
+    return torch.cat(rows)[order], new[order]

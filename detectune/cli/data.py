@@ -14,7 +14,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=Fa
 FileArgument = Annotated[
     str,
     typer.Argument(
-        metavar="FILE", help="Annotation file (COCO JSON), or a built-in name such as shapes_train."
+        metavar="FILE",
+        help="Annotations (COCO or LVIS JSON, VOC's list of names or folder of XML files), or a known name such as "
+        "shapes_train or coco_2017_val.",
     ),
 ]
 ImagesOption = Annotated[
@@ -44,6 +46,7 @@ def check(
     report = check_dataset(
         place.annotations,
         place.images,
+        format=place.format,
         read_images=not quick,
         num_threads=available_cpus(),
         progress=_progress if sys.stderr.isatty() else None,
@@ -69,14 +72,14 @@ def show(
     import numpy as np
     from PIL import Image
 
-    from detectune.data.coco import read_coco
     from detectune.data.datasets import locate_dataset
+    from detectune.data.formats import read_places
     from detectune.data.images import load_image
     from detectune.engine.visualize import draw_record
     from detectune.errors import OutputError
 
     place = locate_dataset(file, images)
-    records, class_info, problems = read_coco([place.annotations], [place.images])
+    (records,), class_info, problems = read_places([place])
     for line in problems.lines():
         print(f"Notice: {line}", file=sys.stderr)
     chosen = np.unique(np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int))

@@ -365,7 +365,7 @@ class Train(Section):
         "else bbox/AP.",
         kind="evaluation",
         stage="nothing",
-        pattern=r"^((bbox|segm|keypoints|val)/\w+)?$",
+        pattern=r"^((bbox|segm|keypoints|proposal|val)/\w+)?$",
         source="ours",
     )
     KEEP_LAST: int = knob(

@@ -14,7 +14,7 @@ from detectune.data.formats import FORMATS, read_places
 from detectune.data.known_datasets import KNOWN, data_roots
 from detectune.data.loader import build_loader
 from detectune.data.shapes import DatasetPaths
-from detectune.errors import DataError
+from detectune.errors import DataError, UserError
 
 
 @pytest.fixture
@@ -159,5 +159,6 @@ def test_lvis_names_images_by_address(tiny_coco, somewhere: Path, monkeypatch: p
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(Exception, match="format"):
+    said = r"DATASETS.a.format must be one of 'coco', 'voc', .*, not 'yolo'"
+    with pytest.raises(UserError, match=said):
         load_config(None, {"DATASETS": {"a": {"images": "i", "annotations": "a", "format": "yolo"}}})

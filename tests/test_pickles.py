@@ -145,6 +145,21 @@ MALICIOUS: dict[str, tuple[bytes, str]] = {
     "a deep nest of marks": (500 * b"(" + b".", "deep"),
     "a hash that never ends": (b"})" + 60 * b"2\x86" + b"K\x01s.", "as key"),
     "a dict with a tuple of tuples as key": (b"})\x85\x85\x85K\x01s.", "as key"),
+    "a name that never ends": (b")" + 60 * b"2\x86" + text("x") + b"\x93.", "no text"),
+    "a type that never ends": (b"cnumpy\ndtype\n)" + 60 * b"2\x86" + b"\x85R.", "array of a tuple"),
+    "an encoding that never ends": (
+        b"c_codecs\nencode\n" + text("x") + b")" + 60 * b"2\x86" + b"\x86R.",
+        "text as a tuple",
+    ),
+    "a shape that never ends": (
+        ARRAY + b"(K\x01)" + 60 * b"2\x86" + FLOATS + b"\x89C\x04" + LITTLE + b"tb.",
+        "natural numbers",
+    ),
+    "a shape of many dimensions": (
+        ARRAY + b"(K\x01(" + 40 * b"K\x01" + b"t" + FLOATS + b"\x89C\x04" + LITTLE + b"tb.",
+        "without bytes or shape",
+    ),
+    "a deep tuple": (b")" + 100_000 * b"\x85" + b"R.", "value is missing"),
     "a list as key": (b"}]K\x01s.", "as key"),
     "a key without value": (b"(K\x01d.", "valid pickle"),
     "arrays outside of the file": (b"\x80\x05\x97.", "outside of the file"),

@@ -172,7 +172,8 @@ def _from_archive(path: Path) -> Proposals:
 
 def _image_id(path: Path, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DataError(f"{path}: the image id {str(value)[:40]!r} is no whole number, as COCO's ids are.")
+        shown = repr(value[:40]) if isinstance(value, str) else f"of the kind {type(value).__name__}"
+        raise DataError(f"{path}: an image id {shown} is no whole number, as COCO's ids are.")
     return int(value)
 
 
@@ -185,6 +186,8 @@ def _array(path: Path, image_id: int | None, value: Any, last: tuple[int, ...]) 
         raise DataError(f"{path}: {place}an array of numbers belongs here, not a {type(value).__name__}.")
     if len(value) == 0:
         return np.zeros((0, *last), dtype=np.float32)
+    if isinstance(value, list) and not all(_is_row(row, last) for row in value):
+        raise DataError(f"{path}: {place}the entries are no numbers{', four for each box' if last else ''}.")
     try:
         array = np.asarray(value).astype(np.float32)
     except (TypeError, ValueError) as error:
@@ -194,3 +197,10 @@ def _array(path: Path, image_id: int | None, value: Any, last: tuple[int, ...]) 
     if array.shape[1:] != last:
         raise DataError(f"{path}: {place}the shape is {list(array.shape)}, not [P{', 4' if last else ''}].")
     return array
+
+
+def _is_row(row: Any, last: tuple[int, ...]) -> bool:
+    """Looked at before numpy does, which would follow nested lists for ever."""
+    if last == ():
+        return isinstance(row, (int, float, np.number))
+    return isinstance(row, (list, tuple)) and len(row) == last[0] and all(_is_row(v, ()) for v in row)

@@ -135,7 +135,14 @@ def test_old_files(tmp_path: Path):
 
 
 ONE = {"boxes": [np.ones((2, 4))], "ids": [1], "scores": [np.ones(2)]}
+ENDLESS: list = [1.0]
+for _ in range(40):  # written out, it has 2^40 numbers
+    ENDLESS = [ENDLESS, ENDLESS]
 WRONG = {
+    "boxes without end": (ONE | {"boxes": [ENDLESS]}, "no numbers"),
+    "scores without end": (ONE | {"scores": [ENDLESS]}, "no numbers"),
+    "ids without end": (ONE | {"ids": [ENDLESS]}, "whole number"),
+    "a file without end": (ENDLESS, "dict"),
     "a list": ([1], "dict"),
     "no ids": ({"boxes": []}, "'boxes' and 'ids'"),
     "ids without boxes": ({"ids": [1]}, "'boxes' and 'ids'"),
@@ -150,6 +157,7 @@ WRONG = {
     "no boxes": (ONE | {"boxes": [None]}, "array of numbers"),
     "not finite": (ONE | {"boxes": [np.full((2, 4), np.nan)]}, "not finite"),
     "an id twice": ({"boxes": [np.ones((1, 4))] * 2, "ids": [4, 4]}, "4 occurs twice"),
+    "boxes of two numbers": (ONE | {"boxes": [[[1, 2], [1, 2]]]}, "four for each box"),
     "ragged": (ONE | {"boxes": [[[1, 2, 3, 4], [1, 2]]]}, "no numbers"),
 }
 

@@ -1,4 +1,4 @@
-"""`detectune data check` and `detectune data show`: is this data set what I think it is?"""
+"""`detectune data check` and `show`: is this data set what I think it is? `cityscapes` converts that one."""
 
 from __future__ import annotations
 
@@ -93,6 +93,37 @@ def show(
             print(target)
     except OSError as error:
         raise OutputError(f"{output}: the pictures cannot be written ({error.strerror or error}).") from error
+
+
+@app.command("cityscapes")
+def cityscapes(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where leftImg8bit/ and gtFine/ are unpacked.")
+    ],
+    splits: Annotated[
+        str, typer.Option("--splits", metavar="NAMES", help="Which parts, with commas between.")
+    ] = "train,val",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Where the files go. Default: FOLDER/annotations."),
+    ] = None,
+) -> None:
+    """Convert Cityscapes' pictures of instances to COCO files, for the names cityscapes_fine_instanceonly_seg_*."""
+    from detectune.data.cityscapes import convert_cityscapes
+    from detectune.errors import OutputError
+
+    target = output or folder / "annotations"
+    for split in (name.strip() for name in splits.split(",")):
+        document = convert_cityscapes(folder, split, progress=_progress if sys.stderr.isatty() else None)
+        file = target / f"instancesonly_gtFine_{split}.json"
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(document))
+            part.replace(file)
+        except OSError as error:
+            raise OutputError(f"{file} cannot be written ({error.strerror or error}).") from error
+        print(f"{file}: {len(document['images'])} images, {len(document['annotations'])} objects and groups")
 
 
 def _progress(done: int, of: int) -> None:

@@ -63,12 +63,13 @@ KNOWN: dict[str, tuple[Layout, ...]] = {
         f"coco_stuff_{part}": _coco(f"{part}2014", f"coco_stuff_{part}") for part in ("train", "val")
     },
     **{
-        f"cityscapes_fine_instanceonly_seg_{part}": (
+        f"cityscapes_fine_instanceonly_seg_{part}": tuple(
             Layout(
-                "cityscapes/images",
+                f"cityscapes/{images}",
                 f"cityscapes/annotations/instancesonly_gtFine_{part}.json",
                 "unlabelled" if part == "test" else "cityscapes",
-            ),
+            )
+            for images in ("images", "leftImg8bit")
         )
         for part in ("train", "val", "test")
     },

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detectune.data.cityscapes import CLASSES, IMAGE, INSTANCES
 from detectune.data.lvis import read_lvis
 from detectune.data.shapes import DatasetPaths
 from detectune.data.voc import read_voc_images
 from detectune.engine.run_directory import output_errors, write_text
+from detectune.evaluation.cityscapes import evaluate_cityscapes, library_is_installed, write_results
 from detectune.evaluation.coco import CocoResult, evaluate_coco
 from detectune.evaluation.lvis import evaluate_lvis
 from detectune.evaluation.voc import VocObjects, evaluate_voc, result_lines
@@ -38,6 +41,7 @@ def evaluate_dataset(
     folder: Path,
     coco_rules: bool,
     plain_names: bool,
+    log: Callable[[str], None] = print,
 ) -> CocoResult:
     """Metrics, and the files of results under `folder` that the format's own tools or servers read.
 
@@ -53,7 +57,58 @@ def evaluate_dataset(
         document = read_lvis(place.annotations, place.images)
         boxes_and_masks = [task for task in tasks if task in ("bbox", "segm")]
         return evaluate_lvis(document, rows, class_info=class_info, iou_types=boxes_and_masks)
-    return evaluate_coco(records, rows, class_info=class_info, iou_types=tasks)
+    result = evaluate_coco(records, rows, class_info=class_info, iou_types=tasks)
+    if place.format == "cityscapes" and "segm" in tasks and not coco_rules:
+        result.metrics.update(
+            _cityscapes_metrics(place, records, rows, class_info, folder / "cityscapes", log)
+        )
+    return result
+
+
+def _cityscapes_metrics(
+    place: DatasetPaths,
+    records: Sequence[Record],
+    rows: Sequence[Mapping[str, Any]],
+    class_info: ClassInfo,
+    folder: Path,
+    log: Callable[[str], None],
+) -> dict[str, float | None]:
+    """Cityscapes' own AP beside COCO's, where the library and the pictures of instances are there."""
+    unknown = sorted(set(class_info.names) - set(CLASSES))
+    if unknown:
+        log(f"Cityscapes' own AP is left out: {', '.join(unknown)} are no classes of Cityscapes.")
+        return {}
+    frames = {record.image_id: Path(record.file_name).name.removesuffix(IMAGE) for record in records}
+    pictures = find_pictures(place, list(frames.values()))
+    if isinstance(pictures, str):
+        log(f"Cityscapes' own AP is left out: {pictures}")
+        return {}
+    labels = {
+        number: CLASSES[name] for name, number in zip(class_info.names, class_info.category_ids, strict=True)
+    }
+    with output_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # the library would read what an earlier test left
+        write_results(folder, rows, frames=frames, labels=labels)
+    if not library_is_installed():
+        log(
+            f"Cityscapes' own AP is left out: its library is not installed (pip install cityscapesscripts). The result "
+            f"files that it reads are in {folder}."
+        )
+        return {}
+    return evaluate_cityscapes(folder, pictures)
+
+
+def find_pictures(place: DatasetPaths, frames: Sequence[str]) -> list[Path] | str:
+    """The picture of instances of each frame below gtFine, or why there is none."""
+    base = place.annotations.resolve().parent.parent
+    truth = next((f for f in (base / "gtFine", base / "raw/gtFine") if f.is_dir()), None)
+    if truth is None:
+        return f"there is neither {base / 'gtFine'} nor {base / 'raw/gtFine'} with its pictures of instances."
+    found = {path.name.removesuffix(INSTANCES): path for path in truth.glob(f"*/*/*{INSTANCES}")}
+    missing = [frame for frame in frames if frame not in found]
+    if missing:
+        return f"{len(missing)} frames, such as {missing[0]}, have no picture of instances below {truth}."
+    return [found[frame] for frame in frames]
 
 
 def _evaluate_voc(

@@ -191,7 +191,7 @@ def test(
         loader = build_loader(config, training=False, dataset=name)
         predictor = Predictor(config, weights, model=model, class_info=loader.class_info, log=log)
         check_classes(predictor, loader, config)
-        results.append(_test_one(predictor, loader, config, name, folder / name))
+        results.append(_test_one(predictor, loader, config, name, folder / name, log))
     return {name: value for name, value in results[0].metrics.items() if value is not None}
 
 
@@ -251,7 +251,9 @@ def _classes_of_data(config: Config) -> ClassInfo | None:
     return build_loader(config, training=False, dataset=names[0]).class_info if names else None
 
 
-def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, folder: Path) -> CocoResult:
+def _test_one(
+    predictor: Predictor, loader: Loader, config: Config, name: str, folder: Path, log: Callable[[str], None]
+) -> CocoResult:
     """Detect, evaluate and write one data set's folder."""
     found: dict[int, Detections] = {}
     rows: list[dict[str, Any]] = []
@@ -274,7 +276,7 @@ def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, f
         )
         result, images = CocoResult(recall.metrics, recall.per_class, {}), []
     else:
-        result = _evaluate(loader, rows, config, name, folder)
+        result = _evaluate(loader, rows, config, name, folder, log)
         images = [
             _image_row(record, found[record.image_id], predictor.geometry.offset) for record in loader.records
         ]
@@ -298,7 +300,12 @@ def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, f
 
 
 def _evaluate(
-    loader: Loader, rows: Sequence[dict[str, Any]], config: Config, name: str, folder: Path
+    loader: Loader,
+    rows: Sequence[dict[str, Any]],
+    config: Config,
+    name: str,
+    folder: Path,
+    log: Callable[[str], None],
 ) -> CocoResult:
     return evaluate_dataset(
         resolve_dataset(name, config.DATASETS, download_cache=config.DOWNLOAD_CACHE),
@@ -310,6 +317,7 @@ def _evaluate(
         folder=folder,
         coco_rules=config.TEST.FORCE_JSON_DATASET_EVAL,
         plain_names=config.TEST.COMPETITION_MODE,
+        log=log,
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import pickle
+import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hotcoco import mask as coco_mask
 from PIL import Image
 from torch import Tensor, nn
 
@@ -22,7 +27,7 @@ from detectune.data.shapes import DatasetPaths
 from detectune.engine.dataset_evaluation import evaluate_dataset, uses_eleven_points
 from detectune.engine.evaluating import check_best_metric
 from detectune.engine.inference import test as run_test
-from detectune.errors import UserError
+from detectune.errors import DataError, UserError
 from detectune.structures import Detections, ImageBatch
 
 OBJECTS = {
@@ -247,3 +252,128 @@ def test_images_without_annotations_leave_a_file_for_the_server(kit: Path):
     assert set(result.metrics.values()) == {None}
     written = json.loads((kit / "out/bbox_mine_results.json").read_text())
     assert written == [{key: row[key] for key in ("image_id", "category_id", "bbox", "score")}]
+
+
+class Library(types.ModuleType):
+    """Stands for cityscapesscripts: reads the files as its documentation says and counts what it found."""
+
+    def __init__(self) -> None:
+        super().__init__("evalInstanceLevelSemanticLabeling")
+        self.args = types.SimpleNamespace()
+        self.seen: dict[str, list[tuple[int, float, int]]] = {}
+
+    def getPrediction(self, picture: str, args) -> str:
+        frame = Path(picture).name.removesuffix("_gtFine_instanceIds.png")
+        (found,) = Path(args.predictionPath).glob(f"{frame}*.txt")
+        return str(found)
+
+    def evaluateImgLists(self, predictions, pictures, args):
+        for text, picture in zip(predictions, pictures, strict=True):
+            rows = []
+            for line in Path(text).read_text().splitlines():
+                name, label, score = line.split(" ")
+                mask = np.array(Image.open(Path(text).parent / name).convert("L")) != 0
+                rows.append((int(label), float(score), int(mask.sum())))
+            self.seen[Path(picture).name] = rows
+        return {"averages": {"allAp": 0.25, "allAp50%": float("nan"), "classes": {}}}
+
+
+def cityscapes_case(folder: Path) -> tuple[DatasetPaths, list[dict]]:
+    frames = ("ulm_000000_000019", "ulm_000001_000019")
+    document = {
+        "images": [
+            {"id": i, "file_name": f"ulm/{frame}_leftImg8bit.png", "height": 20, "width": 30}
+            for i, frame in enumerate(frames, start=1)
+        ],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "bicycle"}, {"id": 2, "name": "car"}],
+    }
+    (folder / "annotations").mkdir(parents=True)
+    path = folder / "annotations/instancesonly_gtFine_val.json"
+    path.write_text(json.dumps(document))
+    for i, frame in enumerate(frames):
+        for kind, suffix in (
+            ("leftImg8bit/ulm", "_leftImg8bit.png"),
+            ("gtFine/val/ulm", "_gtFine_instanceIds.png"),
+        ):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 30), i, np.uint8)).save(folder / kind / f"{frame}{suffix}")
+    place = DatasetPaths(folder / "leftImg8bit", path, "cityscapes")
+    square = np.zeros((20, 30), np.uint8, order="F")
+    square[2:8, 3:10] = 1
+    rle = coco_mask.encode(square)
+    rle = {
+        "size": [20, 30],
+        "counts": rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"],
+    }
+    rows = [
+        {"image_id": 2, "category_id": number, "bbox": [3, 2, 7, 6], "score": score, "segmentation": rle}
+        for number, score in ((2, 0.75), (1, 0.5))
+    ]
+    return place, rows
+
+
+def evaluate_masks(place: DatasetPaths, rows, folder: Path, log, **more):
+    (records,), info, _ = read_places([place])
+    settings = {"coco_rules": False, "plain_names": True} | more
+    return evaluate_dataset(
+        place,
+        records,
+        rows,
+        name="city",
+        class_info=info,
+        tasks=["bbox", "segm"],
+        folder=folder,
+        log=log,
+        **settings,
+    )
+
+
+def test_cityscapes_by_its_own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    library, said = Library(), []
+    package, evaluation = types.ModuleType("cityscapesscripts"), types.ModuleType("evaluation")
+    package.__spec__ = importlib.machinery.ModuleSpec("cityscapesscripts", None)
+    evaluation.evalInstanceLevelSemanticLabeling = library
+    monkeypatch.setitem(sys.modules, "cityscapesscripts", package)
+    monkeypatch.setitem(sys.modules, "cityscapesscripts.evaluation", evaluation)
+    place, rows = cityscapes_case(tmp_path / "city")
+    result = evaluate_masks(place, rows, tmp_path / "out", said.append)
+    assert result.metrics["cityscapes/AP"] == 0.25 and result.metrics["cityscapes/AP50"] is None
+    assert "segm/AP" in result.metrics and said == []
+    assert library.seen == {
+        "ulm_000000_000019_gtFine_instanceIds.png": [],
+        "ulm_000001_000019_gtFine_instanceIds.png": [(26, 0.75, 42), (33, 0.5, 42)],
+    }
+    again = evaluate_masks(
+        place, rows[:1], tmp_path / "out", said.append
+    )  # nothing of the first test is left
+    assert again.metrics["cityscapes/AP"] == 0.25
+    assert len(library.seen["ulm_000001_000019_gtFine_instanceIds.png"]) == 1
+    assert len(list((tmp_path / "out/cityscapes/masks").iterdir())) == 1
+    assert (
+        "cityscapes/AP"
+        not in evaluate_masks(place, rows, tmp_path / "coco", said.append, coco_rules=True).metrics
+    )
+
+    def refuse(*_):
+        print("ERROR: masks are missing")
+        sys.exit(-1)
+
+    library.evaluateImgLists = refuse
+    with pytest.raises(DataError, match="masks are missing"):
+        evaluate_masks(place, rows, tmp_path / "out", said.append)
+
+
+def test_cityscapes_without_library_or_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("detectune.engine.dataset_evaluation.library_is_installed", lambda: False)
+    place, rows = cityscapes_case(tmp_path / "city")
+    said: list[str] = []
+    result = evaluate_masks(place, rows, tmp_path / "out", said.append)
+    assert "cityscapes/AP" not in result.metrics and "pip install cityscapesscripts" in said[0]
+    assert (tmp_path / "out/cityscapes/ulm_000001_000019_pred.txt").read_text().count("\n") == 2
+    (tmp_path / "city/gtFine/val/ulm/ulm_000000_000019_gtFine_instanceIds.png").unlink()
+    evaluate_masks(place, rows, tmp_path / "out", said.append)
+    assert "1 frames, such as ulm_000000_000019" in said[1]
+    shutil.rmtree(tmp_path / "city/gtFine")
+    evaluate_masks(place, rows, tmp_path / "out", said.append)
+    assert "neither" in said[2]

@@ -126,6 +126,35 @@ def cityscapes(
         print(f"{file}: {len(document['images'])} images, {len(document['annotations'])} objects and groups")
 
 
+@app.command("proposals")
+def proposals(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Proposals: Detectron's .pkl or our .npz.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write them there too, as .pkl or .npz.")
+    ] = None,
+) -> None:
+    """Count what a proposal file holds; convert it to the other kind."""
+    import numpy as np
+
+    from detectune.data.proposal_files import proposals_to_bytes, read_proposals
+    from detectune.errors import OutputError
+
+    found = read_proposals(file)
+    counts = [len(boxes) for boxes in found.boxes] or [0]
+    scored = "with scores" if found.scores is not None else "without scores"
+    print(f"{file}: {sum(counts)} boxes {scored} for {len(found)} images")
+    print(f"Boxes per image: {min(counts)} to {max(counts)}, median {np.median(counts):g}")
+    if output is not None:
+        content = proposals_to_bytes(found, output.suffix)
+        try:
+            part = output.with_name(f".{output.name}.part")
+            part.write_bytes(content)
+            part.replace(output)
+        except OSError as error:
+            raise OutputError(f"{output} cannot be written ({error.strerror or error}).") from error
+        print(output)
+
+
 def _progress(done: int, of: int) -> None:
     end = "\n" if done == of else ""
     print(f"\rReading images {done}/{of}", end=end, file=sys.stderr, flush=True)

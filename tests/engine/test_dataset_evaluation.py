@@ -28,6 +28,7 @@ from detectune.engine.dataset_evaluation import evaluate_dataset, uses_eleven_po
 from detectune.engine.evaluating import check_best_metric
 from detectune.engine.inference import test as run_test
 from detectune.errors import DataError, UserError
+from detectune.report.page import write_report
 from detectune.structures import Detections, ImageBatch
 
 OBJECTS = {
@@ -168,6 +169,7 @@ def test_a_network_that_only_proposes(kit: Path, dialect: str):
     assert json.loads((folder / "detections.json").read_text()) == []
     table = ap_table(kit)[0]
     assert "AR1000" in table and "class_AR10" in table
+    assert "voc_2007_test" in write_report(kit).read_text()
 
 
 def test_its_proposals_are_those_of_the_next_model(kit: Path):

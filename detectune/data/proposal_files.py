@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +79,7 @@ def read_proposals(path: Path) -> Proposals:
                 f"{path}: image {image_id} has proposals that are not finite; make the file anew."
             )
     if len(set(found.image_ids)) < len(found):
-        twice = next(i for i in found.image_ids if found.image_ids.count(i) > 1)
+        twice = Counter(found.image_ids).most_common(1)[0][0]
         raise DataError(f"{path}: image id {twice} occurs twice; give each image one entry.")
     return found
 
@@ -113,8 +115,10 @@ def _from_pickle(path: Path) -> Proposals:
         raise DataError(f"{path}: a {WHAT} is a dict with 'boxes' and 'ids', not a {type(content).__name__}.")
     ids = content.get("indexes", content.get("ids"))
     boxes, scores = content.get("boxes"), content.get("scores")
-    if not isinstance(ids, (list, tuple, np.ndarray)) or not isinstance(boxes, (list, tuple)):
-        has = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
+    if isinstance(ids, np.ndarray):
+        ids = list(ids.ravel())
+    if not isinstance(ids, (list, tuple)) or not isinstance(boxes, (list, tuple)):
+        has = ", ".join(repr(key)[:40] for key in list(content)[:8]) or "nothing"
         raise DataError(f"{path}: a {WHAT} has the lists 'boxes' and 'ids'; this one has {has}.")
     if len(ids) != len(boxes) or (isinstance(scores, (list, tuple)) and len(scores) not in (0, len(boxes))):
         counts = f"{len(ids)} ids, {len(boxes)} entries of boxes"
@@ -140,12 +144,12 @@ def _from_archive(path: Path) -> Proposals:
             raise DataError(f"{path}: this {WHAT} unpacks to {unpacked} bytes, which no list of boxes does.")
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, MemoryError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, MemoryError, RuntimeError) as error:
         raise DataError(
             f"{path}: this {WHAT} is no archive of arrays ({error}); it may be cut off."
         ) from error
     for name in ("image_ids", "counts", "boxes"):
-        if name not in arrays:
+        if not isinstance(arrays.get(name), np.ndarray):
             raise DataError(f"{path}: a {WHAT} (.npz) has image_ids, counts and boxes; {name} is missing.")
     image_ids = [_image_id(path, value) for value in arrays["image_ids"].ravel()]
     counts = arrays["counts"].ravel()
@@ -154,6 +158,7 @@ def _from_archive(path: Path) -> Proposals:
     if (
         counts.dtype.kind not in "iu"
         or (counts < 0).any()
+        or (counts > len(boxes)).any()  # their sum could overflow
         or len(counts) != len(image_ids)
         or counts.sum() != len(boxes)
         or (scores is not None and len(scores) != len(boxes))
@@ -171,7 +176,7 @@ def _from_archive(path: Path) -> Proposals:
 
 
 def _image_id(path: Path, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or abs(int(value)) >= 2**62:
         shown = repr(value[:40]) if isinstance(value, str) else f"of the kind {type(value).__name__}"
         raise DataError(f"{path}: an image id {shown} is no whole number, as COCO's ids are.")
     return int(value)
@@ -184,12 +189,15 @@ def _array(path: Path, image_id: int | None, value: Any, last: tuple[int, ...]) 
         isinstance(value, np.ndarray) and value.dtype.kind not in "iuf"
     ):
         raise DataError(f"{path}: {place}an array of numbers belongs here, not a {type(value).__name__}.")
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        raise DataError(f"{path}: {place}a list of numbers belongs here, not a single one.")
     if len(value) == 0:
         return np.zeros((0, *last), dtype=np.float32)
     if isinstance(value, list) and not all(_is_row(row, last) for row in value):
         raise DataError(f"{path}: {place}the entries are no numbers{', four for each box' if last else ''}.")
     try:
-        array = np.asarray(value).astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is complained about by name
+            array = np.asarray(value).astype(np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: {place}the entries are no numbers ({error}).") from error
     if last == () and array.ndim == 2 and array.shape[1] == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,10 @@ WRONG = {
     "more ids": (ONE | {"ids": [1, 2]}, "one entry for each image"),
     "fewer scores": (ONE | {"scores": [np.ones(1)]}, "2 proposals and 1 scores"),
     "lists of scores": (ONE | {"scores": [np.ones(2), np.ones(2)]}, "one entry for each image"),
+    "a single box": (ONE | {"boxes": [np.array(3.0)]}, "not a single one"),
+    "an id of many digits": (ONE | {"ids": [2**70]}, "whole number"),
+    "numbers beyond float32": (ONE | {"boxes": [np.full((2, 4), 1e300)]}, "not finite"),
+    "a single id": (ONE | {"ids": np.array(1), "boxes": []}, "one entry for each image"),
     "text ids": (ONE | {"ids": ["a"]}, "whole number"),
     "true ids": (ONE | {"ids": [True]}, "whole number"),
     "five columns": (ONE | {"boxes": [np.ones((2, 5))]}, "shape"),
@@ -178,6 +183,7 @@ def test_wrong_archives(tmp_path: Path):
     for change, said in [
         ({"counts": np.array([1])}, "contradict"),
         ({"counts": np.array([-2])}, "contradict"),
+        ({"counts": np.array([2, 2**63, 2**63], np.uint64), "image_ids": np.array([1, 2, 3])}, "contradict"),
         ({"counts": np.array([2.0])}, "contradict"),
         ({"scores": np.ones(3)}, "contradict"),
         ({"boxes": np.ones((2, 3))}, "shape"),
@@ -198,6 +204,22 @@ def test_wrong_archives(tmp_path: Path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cut off"):
+        read_proposals(path)
+
+
+def test_archives_of_other_things(tmp_path: Path):
+    path = tmp_path / "other.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("image_ids", "counts", "boxes"):
+            archive.writestr(name, b"no array")
+    with pytest.raises(DataError, match="image_ids is missing"):
+        read_proposals(path)
+    np.savez_compressed(path, image_ids=np.arange(1000), counts=np.ones(1000, int), boxes=np.ones((1000, 4)))
+    damaged = bytearray(path.read_bytes())
+    for place in range(60, len(damaged) - 400, 37):
+        damaged[place] ^= 0x55
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(DataError):
         read_proposals(path)
 
 

@@ -158,7 +158,8 @@ class Train(Section):
     )
     PROPOSAL_FILES: tuple[str, ...] = knob(
         (),
-        "Files of ready-made proposals, one for each training data set, when no proposal network is built.",
+        "Files of ready-made proposals (Detectron's .pkl or our .npz), one for each training data set, when no "
+        "proposal network is built.",
         kind="data",
         stage="training",
         unit="path",

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "detectune"
 RANKS = {
-    "errors": 0, "structures": 0, "config": 0,
+    "errors": 0, "pickles": 0, "structures": 0, "config": 0,
     "ops": 1,
     "models": 2, "data": 2, "evaluation": 2, "weights": 2,
     "engine": 3,
@@ -74,7 +74,8 @@ def test_upward_and_sideways_imports_are_caught() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["detectune.config.load", "detectune.config.catalogue", "detectune.cli.main"]
+    "module",
+    ["detectune.config.load", "detectune.config.catalogue", "detectune.pickles", "detectune.cli.main"],
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"

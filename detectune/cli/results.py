@@ -38,6 +38,12 @@ def evaluation_table(evaluation: Evaluation) -> str:
     for task in evaluation.tasks:
         values = "".join(f"{_show(evaluation.metrics.get(f'{task}/{name}')):>7}" for name in METRICS)
         lines.append(f"{TASKS[task]:<9}{values}")
+    recalls = {name: value for name, value in evaluation.metrics.items() if name.startswith("proposal/")}
+    if recalls:
+        lines = [
+            lines[0],
+            *(f"{name.removeprefix('proposal/'):<13}{_show(v):>7}" for name, v in recalls.items()),
+        ]
     return "\n".join(lines + _class_lines(evaluation))
 
 

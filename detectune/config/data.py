@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from pydantic import PositiveFloat
 from typing_extensions import TypedDict
@@ -110,10 +110,15 @@ class DataLoader(Section):
 
 
 class DatasetFiles(TypedDict):
-    """Where one data set of the user's own lies."""
+    """Where one data set of the user's own lies, and in which format if it is not COCO's.
+
+    `voc`: `annotations` is a list of names (ImageSets/Main/train.txt) or a folder of XML files. `lvis`: evaluated by
+    LVIS's rules. `cityscapes`: COCO's format, evaluated by Cityscapes' own too. `unlabelled`: images to detect in only.
+    """
 
     images: str
     annotations: str
+    format: NotRequired[Literal["coco", "voc", "lvis", "cityscapes", "unlabelled"]]
 
 
 Datasets = dict[str, DatasetFiles]

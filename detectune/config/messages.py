@@ -93,6 +93,8 @@ def _wrong_data_set(knob: Knob, error: Any, inner: tuple[str | int, ...]) -> str
     form = "a data set is {images: folder, annotations: file.json}"
     if error["type"] == "missing":
         return f"{name} is missing; {form}."
+    if error["type"] == "literal_error":
+        return f"{name} must be one of {error['ctx']['expected']}, not {show(error['input'])}."
     if error["type"] == "extra_forbidden":
         return f"{name} is unknown; {form}."
     if len(inner) == 2:

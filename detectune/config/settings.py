@@ -236,7 +236,8 @@ def merge_data_sets(base: Any, given: Any, folders: Iterable[Path]) -> Any:
             merged[str(name)] = files
             continue
         resolved = {
-            role: _absolute(path, folders) if isinstance(path, str) else path for role, path in files.items()
+            role: _absolute(path, folders) if isinstance(path, str) and role != "format" else path
+            for role, path in files.items()
         }
         before = merged.get(str(name))
         merged[str(name)] = (before if isinstance(before, dict) else {}) | resolved

@@ -139,7 +139,7 @@ class Test(Section):
     )
     PROPOSAL_FILES: tuple[str, ...] = knob(
         (),
-        "Files of ready-made proposals, one for each test data set, when the network does not propose "
+        "Files of ready-made proposals (.pkl or .npz), one for each test data set, when the network does not propose "
         "by itself.",
         kind="data",
         stage="inference",

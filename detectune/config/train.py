@@ -158,7 +158,8 @@ class Train(Section):
     )
     PROPOSAL_FILES: tuple[str, ...] = knob(
         (),
-        "Files of ready-made proposals, one for each training data set, when no proposal network is built.",
+        "Files of ready-made proposals (Detectron's .pkl or our .npz), one for each training data set, when no "
+        "proposal network is built.",
         kind="data",
         stage="training",
         unit="path",
@@ -365,7 +366,7 @@ class Train(Section):
         "else bbox/AP.",
         kind="evaluation",
         stage="nothing",
-        pattern=r"^((bbox|segm|keypoints|val)/\w+)?$",
+        pattern=r"^((bbox|segm|keypoints|proposal|val)/\w+)?$",
         source="ours",
     )
     KEEP_LAST: int = knob(

@@ -44,7 +44,8 @@ class Config(Runtime):
     INPUT: Input = Field(default_factory=Input)
     DATASETS: Datasets = knob(
         {},
-        "Data sets of your own: a name, its folder of images and its annotation file in COCO's format.",
+        "Data sets of your own: a name, its folder of images and its annotation file in COCO's format, or in "
+        "Pascal VOC's or LVIS's with format: voc or lvis.",
         kind="data",
         stage="training",
         source="ours",

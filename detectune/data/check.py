@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from detectune.data.coco import read_coco
+from detectune.data.formats import read_places
 from detectune.data.images import load_image
 from detectune.data.problems import KINDS, Problems
+from detectune.data.shapes import DatasetPaths
 from detectune.errors import DataError
 from detectune.structures import ClassInfo, Record
 
@@ -138,6 +139,7 @@ def check_dataset(
     annotations: Path,
     images: Path,
     *,
+    format: str = "coco",
     read_images: bool = True,
     num_threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
@@ -146,7 +148,7 @@ def check_dataset(
 
     Raises `DataError` only where there is nothing to report on: no file, no JSON, not COCO.
     """
-    records, class_info, problems = read_coco([annotations], [images])
+    (records,), class_info, problems = read_places([DatasetPaths(images, annotations, format)])
     if read_images:
         check_images(records, problems, num_threads=num_threads, progress=progress)
     return describe_records(records, class_info, problems, annotations=annotations, images=images)

@@ -57,24 +57,39 @@ def read_coco(
 
     Image ids are made unique over the files; `original_image_id` takes that back.
     """
+    sources = [
+        CocoSource(path, read_json(path), folder)
+        for path, folder in zip(annotation_files, image_dirs, strict=True)
+    ]
+    records, class_info, problems = read_contents(sources)
+    return [record for own in records for record in own], class_info, problems
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """One data set as COCO writes it, however it was stored."""
+
+    path: Path  # for messages
+    content: dict[str, Any]  # images, annotations, categories
+    images: Path
+
+
+def read_contents(sources: Sequence[CocoSource]) -> tuple[list[list[Record]], ClassInfo, Problems]:
+    """The records of each source, their common classes and problems; see `read_coco`."""
     problems = Problems()
-    contents = [read_json(path) for path in annotation_files]
     class_info, label_maps = join_categories(
-        [(path, content["categories"]) for path, content in zip(annotation_files, contents, strict=True)],
-        problems,
+        [(source.path, source.content["categories"]) for source in sources], problems
     )
-    records: list[Record] = []
+    records: list[list[Record]] = []
     seen: set[int] = set()
-    for number, (path, content, folder) in enumerate(
-        zip(annotation_files, contents, image_dirs, strict=True)
-    ):
-        reader = _Reader(path, folder, label_maps[number], class_info, problems)
-        images = reader.read(content)
+    for number, source in enumerate(sources):
+        reader = _Reader(source.path, source.images, label_maps[number], class_info, problems)
+        images = reader.read(source.content)
         for image_id in images:
             if image_id in seen:
                 images[image_id].record_id = image_id + number * FILE_STRIDE
         seen.update(image.record_id for image in images.values())
-        records += [_record(image, len(class_info.keypoint_names)) for image in images.values()]
+        records.append([_record(image, len(class_info.keypoint_names)) for image in images.values()])
     return records, class_info, problems
 
 

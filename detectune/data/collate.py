@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from detectune.data.transforms import Objects
 from detectune.structures import Batch, ImageBatch, ImageInfo, Targets
+
+PROPOSAL_STEP = 128
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,34 @@ def collate(samples: Sequence[Sample], *, stride: int, masks: bool, keypoints: b
     for image, sample in zip(tensor, samples, strict=True):
         image[:, : sample.pixels.shape[1], : sample.pixels.shape[2]] = sample.pixels
     images = ImageBatch(tensor, sizes, tuple(sample.info for sample in samples))
+    images = pad_proposals(images, [sample.objects for sample in samples])
     return Batch(
         images, pad_objects([sample.objects for sample in samples], masks=masks, keypoints=keypoints)
+    )
+
+
+def pad_proposals(images: ImageBatch, objects: Sequence[Objects]) -> ImageBatch:
+    """The batch with its samples' ready-made proposals, if they have any.
+
+    P is a multiple of PROPOSAL_STEP, so that the training step meets few different shapes.
+    """
+    boxes = [own.proposals for own in objects if own.proposals is not None]
+    if len(boxes) < len(objects) or not boxes:
+        return images
+    scores = [own.proposal_scores for own in objects if own.proposal_scores is not None]
+    most = -(-max(1, *(len(own) for own in boxes)) // PROPOSAL_STEP) * PROPOSAL_STEP
+    padded = np.zeros((len(boxes), most, 4), dtype=np.float32)
+    padded_scores = np.zeros((len(boxes), most), dtype=np.float32)
+    valid = np.zeros((len(boxes), most), dtype=bool)
+    for i, own in enumerate(boxes):
+        padded[i, : len(own)], valid[i, : len(own)] = own, True
+        if len(scores) == len(boxes):
+            padded_scores[i, : len(own)] = scores[i]
+    return replace(
+        images,
+        proposals=torch.from_numpy(padded),
+        proposals_valid=torch.from_numpy(valid),
+        proposal_scores=torch.from_numpy(padded_scores) if len(scores) == len(boxes) else None,
     )
 
 

@@ -12,8 +12,11 @@ from detectune.errors import DataError
 REQUIRED = ("images", "annotations", "categories")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The top-level object of a COCO file; `DataError` with file, line and column where it is not one."""
+def read_json(path: Path, *, labelled: bool = True) -> dict[str, Any]:
+    """The top-level object of a COCO file; `DataError` with file, line and column where it is not one.
+
+    Files of test images have no annotations; not `labelled`, they get an empty list.
+    """
     try:
         text = path.read_bytes()
     except IsADirectoryError as error:
@@ -36,6 +39,8 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: COCO annotations are one object with 'images', 'annotations' and 'categories', but this file "
             f"holds a {_kind(content)}; a list is what detections are saved as."
         )
+    if not labelled:
+        content.setdefault("annotations", [])
     absent = [key for key in REQUIRED if not isinstance(content.get(key), list)]
     if absent:
         has = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from detectune.config.tree import Config
 from detectune.data.collate import Sample, collate
 from detectune.data.images import ResizeStyle, load_image
+from detectune.data.proposal_files import proposal_path
+from detectune.data.proposals import without_crowds
 from detectune.data.records import DataSettings, load_datasets, training_records
 from detectune.data.sampler import Augmentation, SampleSpec, TrainingBatches, is_wide, ordered_batches
 from detectune.data.transforms import Move, apply_move, inclusive_boxes, objects_of
@@ -112,7 +115,12 @@ class Samples(Dataset[Any]):
             keypoint_shift=form.keypoint_shift,
         )
         if form.inclusive:
-            objects = replace(objects, boxes=inclusive_boxes(objects.boxes, scale_x))
+            proposals = objects.proposals
+            objects = replace(
+                objects,
+                boxes=inclusive_boxes(objects.boxes, scale_x),
+                proposals=None if proposals is None else inclusive_boxes(proposals, scale_x),
+            )
         info = ImageInfo(
             record.image_id, record.file_name, record.height, record.width, scale_x, scale_y, move.flip
         )
@@ -186,7 +194,14 @@ def build_loader(config: Config, *, training: bool, dataset: str | None = None, 
         raise DataError(
             f"{key}.DATASETS is empty; name a data set, such as shapes_{'train' if training else 'val'}."
         )
-    records, class_info, problems = load_datasets(names, config.DATASETS, settings)
+    records, class_info, problems = load_datasets(
+        names,
+        config.DATASETS,
+        settings,
+        download_cache=config.DOWNLOAD_CACHE,
+        proposal_files=_proposal_files(config, names, training=training),
+        proposal_limit=None if training else config.TEST.PROPOSAL_LIMIT,
+    )
     dialect = config.MODEL.GEOMETRY
     if training:
         records = training_records(
@@ -196,6 +211,7 @@ def build_loader(config: Config, *, training: bool, dataset: str | None = None, 
             need_keypoints=config.MODEL.KEYPOINTS_ON,
             source=", ".join(names),
         )
+        records = [without_crowds(record, thresh=config.TRAIN.CROWD_FILTER_THRESH) for record in records]
     style = RESIZE[dialect] if config.INPUT.RESIZE == "auto" else config.INPUT.RESIZE
     specs: TrainingBatches | list[list[SampleSpec]]
     if training:
@@ -225,6 +241,28 @@ def build_loader(config: Config, *, training: bool, dataset: str | None = None, 
     pin_memory = config.MODEL.DEVICE.startswith(("auto", "cuda")) and torch.cuda.is_available()
     num_workers = min(num_workers, available_cpus())
     return Loader(records, class_info, problems, specs, form, num_workers, pin_memory, position)
+
+
+def _proposal_files(config: Config, names: Sequence[str], *, training: bool) -> list[Path]:
+    """One file for each data set, if the model does not propose by itself and files are named."""
+    model = config.MODEL
+    if model.FASTER_RCNN or model.RPN_ONLY or config.RETINANET.RETINANET_ON:
+        return []
+    key = "TRAIN" if training else "TEST"
+    table = dict(zip(config.TRAIN.DATASETS, config.TRAIN.PROPOSAL_FILES, strict=False))
+    if not training:
+        table |= dict(zip(config.TEST.DATASETS, config.TEST.PROPOSAL_FILES, strict=False))
+    if not table:
+        return []  # the model says what it lacks, if it is run
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise DataError(
+            f"{key}.PROPOSAL_FILES has no file for {missing[0]}, which is not among {key}.DATASETS; add both."
+        )
+    return [
+        proposal_path(table[name], root=Path(config.ROOT_DIR), download_cache=config.DOWNLOAD_CACHE)
+        for name in names
+    ]
 
 
 def available_cpus() -> int:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from detectune.data.coco import read_coco
 from detectune.data.datasets import resolve_dataset
+from detectune.data.formats import read_places
 from detectune.data.problems import Problems
+from detectune.data.proposals import attach_proposals
+from detectune.data.shapes import DatasetPaths
 from detectune.errors import DataError
 from detectune.structures import ClassInfo, Record
 
@@ -31,19 +33,28 @@ class DataSettings:
 
 
 def load_datasets(
-    names: Sequence[str], datasets: Mapping[str, Any], settings: DataSettings
+    names: Sequence[str],
+    datasets: Mapping[str, Any],
+    settings: DataSettings,
+    *,
+    download_cache: str = "",
+    proposal_files: Sequence[Path] = (),
+    proposal_limit: int | None = None,
 ) -> tuple[list[Record], ClassInfo, list[str]]:
     """The joined records, their classes, and one sentence for each problem that was mended.
 
+    `proposal_files` has one file for each name, or none; records then have at most `proposal_limit` proposals.
+
     `DataError` for what cannot be mended, or if the model needs outlines or keypoints and there are none.
     """
-    places = [resolve_dataset(name, datasets) for name in names]
-    found, class_info, problems = _read(
-        tuple(place.annotations for place in places),
-        tuple(place.images for place in places),
-        tuple(_stamp(place.annotations) for place in places),
-    )
-    records = list(found)
+    places = [resolve_dataset(name, datasets, download_cache=download_cache) for name in names]
+    found, class_info, problems = _read(tuple(places), tuple(_stamp(place.annotations) for place in places))
+    if proposal_files:
+        found = tuple(
+            tuple(attach_proposals(own, path, limit=proposal_limit))
+            for own, path in zip(found, proposal_files, strict=True)
+        )
+    records = [record for own in found for record in own]
     source = ", ".join(names)
     relevant = _relevant(problems, settings)
     if settings.skip_broken and "missing_image" in relevant.counts:
@@ -106,11 +117,11 @@ def _has_keypoints(record: Record) -> bool:
 
 @lru_cache(maxsize=4)
 def _read(
-    annotations: tuple[Path, ...], images: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]
-) -> tuple[tuple[Record, ...], ClassInfo, Problems]:
-    """`read_coco`, once for files that have not changed (`stamps`): a run builds a loader at each evaluation."""
-    records, class_info, problems = read_coco(annotations, images)
-    return tuple(records), class_info, problems
+    places: tuple[DatasetPaths, ...], stamps: tuple[tuple[int, int], ...]
+) -> tuple[tuple[tuple[Record, ...], ...], ClassInfo, Problems]:
+    """`read_places`, once for files that have not changed (`stamps`): a run builds a loader at each evaluation."""
+    records, class_info, problems = read_places(places)
+    return tuple(tuple(own) for own in records), class_info, problems
 
 
 def _stamp(path: Path) -> tuple[int, int]:

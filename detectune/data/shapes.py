@@ -35,10 +35,11 @@ NUM_OWN_COLOURS = 4
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """Where a data set lies: its folder of images and its annotation file."""
+    """Where a data set lies: its folder of images, its annotation file, and how that is written."""
 
     images: Path
     annotations: Path
+    format: str = "coco"  # a key of formats.FORMATS
 
 
 def _regular(corners: int, *, phase: float, inner: float = 1.0) -> np.ndarray:

@@ -32,6 +32,8 @@ class Objects:
     edges: list[np.ndarray]  # N times float64 [E, 4]: x1, y1, x2, y2; empty without masks
     edge_polygon: list[np.ndarray]  # N times int64 [E]
     keypoints: np.ndarray | None  # float32 [N, K, 3]
+    proposals: np.ndarray | None = None  # float32 [P, 4], continuous; P has nothing to do with N
+    proposal_scores: np.ndarray | None = None  # float32 [P]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +48,8 @@ class Objects:
             edges=[self.edges[i] for i in kept],
             edge_polygon=[self.edge_polygon[i] for i in kept],
             keypoints=None if self.keypoints is None else self.keypoints[kept],
+            proposals=self.proposals,
+            proposal_scores=self.proposal_scores,
         )
 
 
@@ -70,7 +74,16 @@ def objects_of(record: Record, *, masks: bool, keypoints: bool, keypoint_shift: 
     if keypoints and record.keypoints is not None:
         points = record.keypoints.copy()
         points[..., :2] += np.where(points[..., 2:] > 0, np.float32(keypoint_shift), np.float32(0))
-    return Objects(record.boxes.copy(), record.labels, is_crowd, edges, polygons, points)
+    return Objects(
+        record.boxes.copy(),
+        record.labels,
+        is_crowd,
+        edges,
+        polygons,
+        points,
+        record.proposals,
+        record.proposal_scores,
+    )
 
 
 def flip_objects(
@@ -81,8 +94,6 @@ def flip_objects(
     Keypoints name pixels unless shifted to their centre, so x becomes width - 1 - x plus twice the shift, and left
     and right ones change places. Absent keypoints stay (0, 0, 0).
     """
-    boxes = objects.boxes.copy()
-    boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
     edges = []
     for own in objects.edges:
         mirrored = own.copy()
@@ -93,7 +104,19 @@ def flip_objects(
         keypoints = keypoints[:, list(keypoint_flip)].copy()
         mirrored_x = width - 1 + 2 * keypoint_shift - keypoints[..., 0]
         keypoints[..., 0] = np.where(keypoints[..., 2] > 0, mirrored_x, 0)
-    return replace(objects, boxes=boxes, edges=edges, keypoints=keypoints)
+    return replace(
+        objects,
+        boxes=_mirrored(objects.boxes, width),
+        edges=edges,
+        keypoints=keypoints,
+        proposals=None if objects.proposals is None else _mirrored(objects.proposals, width),
+    )
+
+
+def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
+    mirrored = boxes.copy()
+    mirrored[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return mirrored
 
 
 def crop_window(
@@ -111,7 +134,7 @@ def crop_objects(objects: Objects, window: tuple[int, int, int, int]) -> Objects
 
     An object stays if the centre of its box lies in the window (Liu et al. 2016, SSD). What else is partly visible
     becomes a crowd region, so that half an object is neither an example nor background. Outlines are not cut: the
-    rasteriser sees only what lies in the box. Keypoints outside become absent.
+    rasteriser sees only what lies in the box. Keypoints outside become absent. Proposals are cut at the border too.
     """
     x1, y1, x2, y2 = window
     boxes = objects.boxes - np.array([x1, y1, x1, y1], dtype=np.float32)
@@ -130,7 +153,21 @@ def crop_objects(objects: Objects, window: tuple[int, int, int, int]) -> Objects
     moved = replace(
         objects, boxes=boxes, edges=edges, keypoints=keypoints, is_crowd=objects.is_crowd | ~inside
     )
-    return moved[visible]
+    return _crop_proposals(moved, window)[visible]
+
+
+def _crop_proposals(objects: Objects, window: tuple[int, int, int, int]) -> Objects:
+    """Those that are visible in the window, in its coordinates."""
+    if objects.proposals is None:
+        return objects
+    x1, y1, x2, y2 = window
+    boxes = objects.proposals - np.array([x1, y1, x1, y1], dtype=np.float32)
+    boxes = np.clip(boxes, 0, np.array([x2 - x1, y2 - y1] * 2, dtype=np.float32))
+    visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    scores = objects.proposal_scores
+    return replace(
+        objects, proposals=boxes[visible], proposal_scores=None if scores is None else scores[visible]
+    )
 
 
 def scale_objects(objects: Objects, scale_x: float, scale_y: float) -> Objects:
@@ -143,6 +180,7 @@ def scale_objects(objects: Objects, scale_x: float, scale_y: float) -> Objects:
     return replace(
         objects,
         boxes=objects.boxes * factors.astype(np.float32),
+        proposals=None if objects.proposals is None else objects.proposals * factors.astype(np.float32),
         edges=[own * factors for own in objects.edges],
         keypoints=keypoints,
     )

@@ -121,9 +121,18 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
     return value < best if metric.startswith("val/") else value > best
 
 
-def check_best_metric(metric: str, *, has_masks: bool, has_keypoints: bool) -> str:
+def check_best_metric(
+    metric: str, *, has_masks: bool, has_keypoints: bool, only_proposals: bool = False
+) -> str:
     """TRAIN.BEST_METRIC or what '' stands for; a `UserError` if this model will never report it."""
     tasks = ["bbox"] + ["segm"] * has_masks + ["keypoints"] * has_keypoints
+    if only_proposals:
+        if metric and metric.partition("/")[0] not in ("proposal", "val"):
+            raise UserError(
+                f"TRAIN.BEST_METRIC={metric!r} is not measured for a network that only proposes (MODEL.RPN_ONLY); it "
+                "is proposal/AR1000 or another of that kind, or val/loss."
+            )
+        return metric or "proposal/AR1000"
     if not metric:
         return "segm/AP" if has_masks else "bbox/AP"
     task, _, name = metric.partition("/")

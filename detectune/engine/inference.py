@@ -21,14 +21,17 @@ from PIL import Image
 from torch import nn
 
 from detectune.config.tree import Config
+from detectune.data.datasets import resolve_dataset
 from detectune.data.images import load_image, resize_image
 from detectune.data.loader import RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
+from detectune.engine.dataset_evaluation import evaluate_dataset
 from detectune.engine.precision import choose_compute
+from detectune.engine.proposals import evaluate_found_proposals
 from detectune.engine.run_directory import atomic_file, output_errors, write_text
 from detectune.engine.visualize import draw_detections, draw_record
 from detectune.errors import DataError, UserError, WeightsError
-from detectune.evaluation.coco import CocoResult, evaluate_coco
+from detectune.evaluation.coco import CocoResult
 from detectune.evaluation.matches import match_image, worst_first
 from detectune.models.build import build_detector
 from detectune.models.geometry import GEOMETRIES, Geometry
@@ -188,7 +191,7 @@ def test(
         loader = build_loader(config, training=False, dataset=name)
         predictor = Predictor(config, weights, model=model, class_info=loader.class_info, log=log)
         check_classes(predictor, loader, config)
-        results.append(_test_one(predictor, loader, config, name, folder / name))
+        results.append(_test_one(predictor, loader, config, name, folder / name, log))
     return {name: value for name, value in results[0].metrics.items() if value is not None}
 
 
@@ -248,7 +251,9 @@ def _classes_of_data(config: Config) -> ClassInfo | None:
     return build_loader(config, training=False, dataset=names[0]).class_info if names else None
 
 
-def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, folder: Path) -> CocoResult:
+def _test_one(
+    predictor: Predictor, loader: Loader, config: Config, name: str, folder: Path, log: Callable[[str], None]
+) -> CocoResult:
     """Detect, evaluate and write one data set's folder."""
     found: dict[int, Detections] = {}
     rows: list[dict[str, Any]] = []
@@ -256,19 +261,31 @@ def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, f
     for batch in loader:
         for detections, info in zip(predictor.predict(batch.images), batch.images.infos, strict=True):
             found[info.image_id] = detections
-            rows += coco_rows(detections, info, loader.class_info, offset=predictor.geometry.offset)
+            if not config.MODEL.RPN_ONLY:
+                rows += coco_rows(detections, info, loader.class_info, offset=predictor.geometry.offset)
     seconds = (time.perf_counter() - started) / max(1, len(loader.records))
-    tasks = ["bbox"] + ["segm"] * config.MODEL.MASK_ON + ["keypoints"] * config.MODEL.KEYPOINTS_ON
-    result = evaluate_coco(loader.records, rows, class_info=loader.class_info, iou_types=tasks)
-    images = [
-        _image_row(record, found[record.image_id], predictor.geometry.offset) for record in loader.records
-    ]
+    if config.MODEL.RPN_ONLY:
+        recall = evaluate_found_proposals(
+            loader.records,
+            found,
+            class_info=loader.class_info,
+            offset=predictor.geometry.offset,
+            class_specific=config.TEST.CLASS_SPECIFIC_AR,
+            folder=folder,
+            configuration=config.to_yaml(),
+        )
+        result, images = CocoResult(recall.metrics, recall.per_class, {}), []
+    else:
+        result = _evaluate(loader, rows, config, name, folder, log)
+        images = [
+            _image_row(record, found[record.image_id], predictor.geometry.offset) for record in loader.records
+        ]
     with output_errors(folder):
         (folder / "samples").mkdir(parents=True, exist_ok=True)
     summary = {
         "dataset": name,
         "num_images": len(loader.records),
-        "num_detections": len(rows),
+        "num_detections": sum(len(detections) for detections in found.values()),
         "metrics": result.metrics,
         "per_class": result.per_class,
         "seconds_per_image": seconds,
@@ -280,6 +297,28 @@ def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, f
     ).items():  # metrics last: they say that all is there
         write_text(folder / f"{file}.json", json.dumps(content, allow_nan=False) + "\n")
     return result
+
+
+def _evaluate(
+    loader: Loader,
+    rows: Sequence[dict[str, Any]],
+    config: Config,
+    name: str,
+    folder: Path,
+    log: Callable[[str], None],
+) -> CocoResult:
+    return evaluate_dataset(
+        resolve_dataset(name, config.DATASETS, download_cache=config.DOWNLOAD_CACHE),
+        loader.records,
+        rows,
+        name=name,
+        class_info=loader.class_info,
+        tasks=["bbox"] + ["segm"] * config.MODEL.MASK_ON + ["keypoints"] * config.MODEL.KEYPOINTS_ON,
+        folder=folder,
+        coco_rules=config.TEST.FORCE_JSON_DATASET_EVAL,
+        plain_names=config.TEST.COMPETITION_MODE,
+        log=log,
+    )
 
 
 def _image_row(record: Record, detections: Detections, offset: float) -> dict[str, Any]:
@@ -300,7 +339,7 @@ def _draw_samples(
 ) -> list[dict[str, Any]]:
     """Draw truth and detections of a spread of images and of the worst ones."""
     by_id = {record.image_id: record for record in records}
-    count = min(NUM_SAMPLES, len(records))
+    count = min(NUM_SAMPLES, len(images))
     spread = [images[i * len(records) // count] for i in range(count)] if count else []
     chosen = [(row, False) for row in spread] + [(row, True) for row in worst_first(images)[:NUM_WORST]]
     samples = []

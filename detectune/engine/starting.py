@@ -100,7 +100,10 @@ def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook)
     evaluation = EvaluationHook(
         eval_iters=train.EVAL_ITERS,
         best_metric=check_best_metric(
-            train.BEST_METRIC, has_masks=model.MASK_ON, has_keypoints=model.KEYPOINTS_ON
+            train.BEST_METRIC,
+            has_masks=model.MASK_ON,
+            has_keypoints=model.KEYPOINTS_ON,
+            only_proposals=model.RPN_ONLY,
         ),
         keep_best=train.KEEP_BEST,
         patience=train.EARLY_STOP_PATIENCE,

@@ -47,7 +47,7 @@ def evaluate_coco(
     metrics: dict[str, float | None] = {}
     curves: dict[str, dict[str, Any]] = {}
     per_class = _counts(records, rows, class_info)
-    with _quiet():
+    with quiet():
         ground = COCO(truth)
         found = ground.loadRes([dict(row) for row in rows]) if rows else None
     for task in iou_types:
@@ -58,7 +58,7 @@ def evaluate_coco(
                 zero = 0.0 if per_class[name]["num_objects"] else None
                 per_class[name] |= {f"{task}/AP": zero, f"{task}/AP50": zero}
             continue
-        with _quiet():
+        with quiet():
             evaluation = COCOeval(ground, found, task)
             evaluation.evaluate()
             evaluation.accumulate()
@@ -70,9 +70,9 @@ def evaluate_coco(
         arrays: Any = evaluation.eval
         precision = np.asarray(arrays["precision"])[:, :, order]  # [T, R, K, areas, limits]
         for k, name in enumerate(class_info.names):
-            per_class[name][f"{task}/AP"] = _mean(precision[:, :, k, 0, -1])
-            per_class[name][f"{task}/AP50"] = _mean(precision[0, :, k, 0, -1])
-        curves[task] = _curves(precision[:, :, :, 0, -1], class_info)
+            per_class[name][f"{task}/AP"] = mean_known(precision[:, :, k, 0, -1])
+            per_class[name][f"{task}/AP50"] = mean_known(precision[0, :, k, 0, -1])
+        curves[task] = precision_curves(precision[:, :, :, 0, -1], class_info)
     return CocoResult(metrics, per_class, curves)
 
 
@@ -131,7 +131,7 @@ def _counts(
     }
 
 
-def _curves(precision: np.ndarray, class_info: ClassInfo) -> dict[str, Any]:
+def precision_curves(precision: np.ndarray, class_info: ClassInfo) -> dict[str, Any]:
     """Curves from precision [T, 101, K]; -1 marks classes without objects."""
     present = [k for k in range(precision.shape[2]) if (precision[0, :, k] > -1).any()]
     known = precision[:, :, present]
@@ -155,13 +155,13 @@ def _defined(value: float) -> float | None:
     return float(value) if value > -1 else None
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean_known(values: np.ndarray) -> float | None:
     known = values[values > -1]
     return float(known.mean()) if known.size else None
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The library prints its progress and its table; ours is elsewhere."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -204,7 +204,11 @@ def load_detector(
             f"{path} does not say which classes it knows and the configuration names no data set: "
             "set MODEL.NUM_CLASSES (background included) or TEST.DATASETS."
         )
-    model = build_detector(config, num_classes=num_classes)
+    model = build_detector(
+        config,
+        num_classes=num_classes,
+        num_keypoints=(len(classes.keypoint_names) or None) if classes else None,
+    )
     report = fit_weights(model, state)
     if not report.complete:
         raise WeightsError(

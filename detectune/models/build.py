@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import re
 
+from torch import nn
+
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.box_head import BoxHead
 from detectune.models.detections import DetectionRule
 from detectune.models.fpn import Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
+from detectune.models.keypoint_head import KeypointHead, PoseRule
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, gaussian, group_norm, msra, xavier
 from detectune.models.mask_head import MaskHead
 from detectune.models.rcnn import RCNN
-from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels
+from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels, make_stage
 from detectune.models.roi_pooler import LevelRule, RoiPooler
 from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
 from detectune.models.targets import RegionSampling
 from detectune.ops.anchors import cell_anchors
+from detectune.ops.keypoints import keypoint_sigmas
 
 _CONV_BODY = re.compile(r"^FPN\.add_fpn_ResNet(\d+)_conv5_body$")
+
+_DEPTH = re.compile(r"ResNet(\d+)_")
+
+_OKS_THRESH = 0.3  # Detectron's for KRCNN.NMS_OKS
 
 _BOX_HEADS = {  # name -> (convolutions as NUM_STACKED_CONVS, fully connected layers, group norm)
     "fast_rcnn_heads.add_roi_2mlp_head": (False, 2, False),
@@ -37,19 +45,28 @@ _MASK_HEADS = {  # name -> (convolutions, group norm)
     "mask_rcnn_heads.mask_rcnn_fcn_head_v1up": (2, False),
 }
 
+_KEYPOINT_HEADS = {  # name -> made of the network's fifth stage
+    "keypoint_rcnn_heads.add_roi_pose_head_v1convX": False,
+    "keypoint_rcnn_heads.add_ResNet_roi_conv5_head_for_keypoints": True,
+}
 
-def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN:
+
+def build_detector(
+    config: Config, *, num_classes: int | None = None, num_keypoints: int | None = None
+) -> RCNN:
     """The detector that the configuration describes, with fresh weights.
 
     Args:
         config: the whole tree.
         num_classes: classes of the data set, background included, for MODEL.NUM_CLASSES -1; must agree otherwise.
+        num_keypoints: keypoints of the data set's objects, for KRCNN.NUM_KEYPOINTS -1; must agree otherwise.
     """
     _refuse_unsupported(config)
     geometry = GEOMETRIES[config.MODEL.GEOMETRY]
     classes = _num_classes(config, num_classes)
     backbone, fpn = _backbone(config)
-    has_masks = config.MODEL.MASK_ON
+    has_masks, has_keypoints = config.MODEL.MASK_ON, config.MODEL.KEYPOINTS_ON
+    points = _num_keypoints(config, num_keypoints) if has_keypoints else 0
     return RCNN(
         backbone,
         _rpn(config, geometry, fpn),
@@ -57,8 +74,12 @@ def build_detector(config: Config, *, num_classes: int | None = None) -> RCNN:
         _box_head(config, geometry, fpn, classes),
         _pooler(config.MRCNN, config, geometry, fpn) if has_masks else None,
         _mask_head(config, geometry, fpn, classes) if has_masks else None,
+        _pooler(config.KRCNN, config, geometry, fpn) if has_keypoints else None,
+        _keypoint_head(config, geometry, fpn.dim, points) if has_keypoints else None,
         region_sampling=_region_sampling(config, geometry),
         detection_rule=_detection_rule(config, geometry),
+        pose_rule=_pose_rule(config, geometry, points),
+        keypoints_drawn_apart=geometry.keypoints_drawn_apart,
         pixel_mean=_rgb(config.PIXEL_MEANS[0][0]),
         pixel_std=_rgb(config.INPUT.PIXEL_STDS),
         clip_proposals_to=config.FPN.COARSEST_STRIDE if geometry.clip_proposals_to_padding else 1,
@@ -69,11 +90,11 @@ def _refuse_unsupported(config: Config) -> None:
     model = config.MODEL
     if model.GEOMETRY not in GEOMETRIES:
         raise _unsupported("MODEL.GEOMETRY", model.GEOMETRY, GEOMETRIES)
-    if model.TYPE != "generalized_rcnn" or not model.FASTER_RCNN or model.KEYPOINTS_ON or model.RPN_ONLY:
+    if model.TYPE != "generalized_rcnn" or not model.FASTER_RCNN or model.RPN_ONLY:
         raise UserError(
             f"This model cannot be built yet: MODEL.TYPE {model.TYPE!r}, MODEL.FASTER_RCNN {model.FASTER_RCNN}, "
-            f"MODEL.RPN_ONLY {model.RPN_ONLY}, MODEL.KEYPOINTS_ON {model.KEYPOINTS_ON}. Supported: Faster R-CNN and "
-            "Mask R-CNN, that is TYPE generalized_rcnn and FASTER_RCNN True, MASK_ON as you like, the other two False."
+            f"MODEL.RPN_ONLY {model.RPN_ONLY}. Supported: Faster, Mask and Keypoint R-CNN, that is TYPE "
+            "generalized_rcnn, FASTER_RCNN True, RPN_ONLY False, MASK_ON and KEYPOINTS_ON as you like."
         )
     match = _CONV_BODY.match(model.CONV_BODY)
     if match is None or int(match[1]) not in DEPTHS:
@@ -88,6 +109,8 @@ def _refuse_unsupported(config: Config) -> None:
         raise _unsupported("FAST_RCNN.ROI_BOX_HEAD", config.FAST_RCNN.ROI_BOX_HEAD, _BOX_HEADS)
     if config.FAST_RCNN.ROI_XFORM_METHOD != "RoIAlign":
         raise _unsupported("FAST_RCNN.ROI_XFORM_METHOD", config.FAST_RCNN.ROI_XFORM_METHOD, ["RoIAlign"])
+    if model.KEYPOINTS_ON:
+        _refuse_unsupported_keypoints(config)
     if not model.MASK_ON:
         return
     if config.MRCNN.ROI_MASK_HEAD not in _MASK_HEADS:
@@ -105,6 +128,14 @@ def _refuse_unsupported(config: Config) -> None:
             f"MRCNN.RESOLUTION is {config.MRCNN.RESOLUTION} but the mask head's output has {side} (2 x MRCNN.ROI_XFORM_"
             f"RESOLUTION {config.MRCNN.ROI_XFORM_RESOLUTION} x MRCNN.UPSAMPLE_RATIO {ratio}); set it to {side}."
         )
+
+
+def _refuse_unsupported_keypoints(config: Config) -> None:
+    head = config.KRCNN
+    if head.ROI_KEYPOINTS_HEAD not in _KEYPOINT_HEADS:
+        raise _unsupported("KRCNN.ROI_KEYPOINTS_HEAD", head.ROI_KEYPOINTS_HEAD, _KEYPOINT_HEADS)
+    if head.ROI_XFORM_METHOD != "RoIAlign":
+        raise _unsupported("KRCNN.ROI_XFORM_METHOD", head.ROI_XFORM_METHOD, ["RoIAlign"])
 
 
 def _unsupported(key: str, value: object, supported) -> UserError:
@@ -125,6 +156,23 @@ def _num_classes(config: Config, num_classes: int | None) -> int:
         raise UserError(
             f"MODEL.NUM_CLASSES is {wanted} but the data set has {num_classes - 1} classes, which with the background "
             f"makes {num_classes}; set it to {num_classes}, or to -1 to take it from the data set."
+        )
+    return wanted
+
+
+def _num_keypoints(config: Config, num_keypoints: int | None) -> int:
+    wanted = config.KRCNN.NUM_KEYPOINTS
+    if wanted <= 0:
+        if num_keypoints is None:
+            raise UserError(
+                "KRCNN.NUM_KEYPOINTS is -1, which takes the number from the data set, but no data set is known here; "
+                "set it to the number of keypoints of an object."
+            )
+        return num_keypoints
+    if num_keypoints is not None and num_keypoints != wanted:
+        raise UserError(
+            f"KRCNN.NUM_KEYPOINTS is {wanted} but the objects of the data set have {num_keypoints} keypoints; set it "
+            f"to {num_keypoints}, or to -1 to take it from the data set."
         )
     return wanted
 
@@ -228,7 +276,7 @@ def _rpn(config: Config, geometry: Geometry, fpn: Fpn) -> Rpn:
 
 
 def _pooler(section, config: Config, geometry: Geometry, fpn: Fpn) -> RoiPooler:
-    """`section` is FAST_RCNN or MRCNN."""
+    """`section` is FAST_RCNN, MRCNN or KRCNN."""
     rule = LevelRule(
         min_level=config.FPN.ROI_MIN_LEVEL,
         max_level=config.FPN.ROI_MAX_LEVEL,
@@ -261,7 +309,7 @@ def _box_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) ->
         fc_dim=head.MLP_HEAD_DIM,
         agnostic=config.MODEL.CLS_AGNOSTIC_BBOX_REG,
         box_weights=tuple(config.MODEL.BBOX_REG_WEIGHTS),
-        beta=geometry.box_beta,
+        beta=geometry.box_beta if head.SMOOTH_L1_BETA < 0 else head.SMOOTH_L1_BETA,
         offset=geometry.offset,
     )
 
@@ -286,6 +334,71 @@ def _mask_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) -
         loss_weight=head.WEIGHT_LOSS_MASK,
         raster=geometry.mask_raster,
         match_outlines=geometry.mask_match_outlines,
+        offset=geometry.offset,
+    )
+
+
+def _keypoint_head(config: Config, geometry: Geometry, in_channels: int, num_keypoints: int) -> KeypointHead:
+    head, train = config.KRCNN, config.TRAIN
+    of_stage = _KEYPOINT_HEADS[head.ROI_KEYPOINTS_HEAD]
+    stage, channels = _pose_stage(config, in_channels) if of_stage else (None, in_channels)
+    upscale = max(head.UP_SCALE, 1)
+    return KeypointHead(
+        channels,
+        num_keypoints=num_keypoints,
+        stage=stage,
+        num_convs=0 if of_stage else head.NUM_STACKED_CONVS,
+        conv_dim=head.CONV_HEAD_DIM,
+        kernel=head.CONV_HEAD_KERNEL,
+        init=msra if head.CONV_INIT == "MSRAFill" else gaussian(0.01),
+        deconv_dim=head.DECONV_DIM if head.USE_DECONV else 0,
+        deconv_output=head.USE_DECONV_OUTPUT,
+        deconv_kernel=head.DECONV_KERNEL,
+        predictor_init=msra if head.CONV_INIT == "MSRAFill" else gaussian(0.001),
+        upscale=upscale,
+        border=geometry.heatmap_border,
+        loss_weight=head.LOSS_WEIGHT,
+        normalizer_per_image=0.0
+        if head.NORMALIZE_BY_VISIBLE_KEYPOINTS
+        else train.BATCH_SIZE_PER_IM * train.FG_FRACTION * num_keypoints,
+        min_visible=head.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH,
+    )
+
+
+def _pose_stage(config: Config, in_channels: int) -> tuple[nn.Module, int]:
+    """A fifth stage for the keypoints alone, and its output channels."""
+    head, resnet = config.KRCNN, config.RESNETS
+    match = _DEPTH.search(config.MODEL.CONV_BODY)
+    if match is None:
+        raise UserError(
+            f"KRCNN.ROI_KEYPOINTS_HEAD {head.ROI_KEYPOINTS_HEAD} is a ResNet's fifth stage, but MODEL.CONV_BODY "
+            f"{config.MODEL.CONV_BODY} is no ResNet; take keypoint_rcnn_heads.add_roi_pose_head_v1convX."
+        )
+    depth = int(match[1])
+    widths = Widths(
+        groups=resnet.NUM_GROUPS, width_per_group=resnet.WIDTH_PER_GROUP, multiplier=resnet.WIDTH_MULTIPLIER
+    )
+    kind, norm = _body_norm(config)
+    stage = make_stage(
+        depth, 5, in_channels, widths, stride=max(head.ROI_XFORM_RESOLUTION // 7, 1) if head.DILATION == 1 else 1,
+        dilation=head.DILATION, stride_1x1=resnet.STRIDE_1X1, norm=norm, init=xavier if kind == "frozen" else msra,
+    )  # fmt: skip
+    return stage, body_channels(depth, widths)[5]
+
+
+def _pose_rule(config: Config, geometry: Geometry, num_keypoints: int) -> PoseRule:
+    head = config.KRCNN
+    if num_keypoints and head.OKS_SIGMAS and len(head.OKS_SIGMAS) != num_keypoints:
+        raise UserError(
+            f"KRCNN.OKS_SIGMAS has {len(head.OKS_SIGMAS)} numbers but objects have {num_keypoints} keypoints; give one "
+            "for each keypoint, or none."
+        )
+    return PoseRule(
+        min_size=head.INFERENCE_MIN_SIZE,
+        normalization=geometry.heatmap_normalization,
+        original_frame=geometry.heads_in_original_frame,
+        oks_thresh=_OKS_THRESH if head.NMS_OKS else 1.0,
+        sigmas=keypoint_sigmas(num_keypoints, head.OKS_SIGMAS),
         offset=geometry.offset,
     )
 

@@ -33,6 +33,8 @@ _NAMES = Renamer(
         ("roi_heads.mask_head.mask_fcn{n}.{rest}", "mask_head.conv{n}.{rest}"),
         ("roi_heads.mask_head.deconv.{rest}", "mask_head.upsample.{rest}"),
         ("roi_heads.mask_head.predictor.{rest}", "mask_head.predictor.{rest}"),
+        ("roi_heads.keypoint_head.conv_fcn{n}.{rest}", "keypoint_head.conv{n}.{rest}"),
+        ("roi_heads.keypoint_head.score_lowres.{rest}", "keypoint_head.predictor.{rest}"),
     ]
 )
 

@@ -37,12 +37,14 @@ _HEADS = [
     ("roi_heads.mask_head.mask_fcn{n}.{p}", "mask_head.conv{n}.{p}"),
     ("roi_heads.mask_predictor.conv5_mask.{p}", "mask_head.upsample.{p}"),
     ("roi_heads.mask_predictor.mask_fcn_logits.{p}", "mask_head.predictor.{p}"),
+    ("roi_heads.keypoint_predictor.kps_score_lowres.{p}", "keypoint_head.predictor.{p}"),
 ]
 
 _DETECTOR = Renamer([(f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in _BODY] + _HEADS)
 _CLASSIFIER = Renamer([(theirs, f"backbone.{ours}") for theirs, ours in _BODY])
 
 _NEW_MASK_CONV = re.compile(r"roi_heads\.mask_head\.(\d+)\.0\.(\w+)")
+_KEYPOINT_CONV = re.compile(r"roi_heads\.keypoint_head\.(\d+)\.(\w+)")
 _PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?:0\.)?(weight|bias)")
 _EXTRA = re.compile(r"backbone\.fpn\.extra_blocks\.p(\d+)\.(weight|bias)")
 _OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(weight|bias)")
@@ -97,6 +99,8 @@ def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
         return f"backbone.fpn.extra{match[1]}.{match[2]}"
     elif match := _NEW_MASK_CONV.fullmatch(theirs):
         return f"mask_head.conv{int(match[1]) + 1}.{match[2]}"
+    elif match := _KEYPOINT_CONV.fullmatch(theirs):  # every other entry of the sequence is a ReLU
+        return f"keypoint_head.conv{int(match[1]) // 2 + 1}.{match[2]}"
     else:
         name = _DETECTOR.ours(theirs)
     return None if name is None else _shifted(name, "res", 1)
@@ -110,6 +114,8 @@ def _their_name(name: str, lowest_level: int) -> str | None:
         return f"backbone.fpn.extra_blocks.p{match[1]}.{match[2]}"
     if match := re.fullmatch(r"mask_head\.conv(\d+)\.(weight|bias)", name):
         return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+    if match := re.fullmatch(r"keypoint_head\.conv(\d+)\.(weight|bias)", name):
+        return f"roi_heads.keypoint_head.{2 * (int(match[1]) - 1)}.{match[2]}"
     return _DETECTOR.theirs(_shifted(name, "res", -1))
 
 

@@ -125,7 +125,7 @@ def check_best_metric(metric: str, *, has_masks: bool, has_keypoints: bool) -> s
     """TRAIN.BEST_METRIC or what '' stands for; a `UserError` if this model will never report it."""
     tasks = ["bbox"] + ["segm"] * has_masks + ["keypoints"] * has_keypoints
     if not metric:
-        return "segm/AP" if has_masks else "bbox/AP"
+        return "segm/AP" if has_masks else "keypoints/AP" if has_keypoints else "bbox/AP"
     task, _, name = metric.partition("/")
     if not name or task not in (*tasks, "val"):
         raise UserError(

@@ -22,7 +22,7 @@ from torch import nn
 
 from detectune.config.tree import Config
 from detectune.data.images import load_image, resize_image
-from detectune.data.loader import RESIZE, Loader, build_loader
+from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
 from detectune.engine.precision import choose_compute
 from detectune.engine.run_directory import atomic_file, output_errors, write_text
@@ -65,9 +65,21 @@ def to_original(
 
 
 def coco_rows(
-    detections: Detections, info: ImageInfo, class_info: ClassInfo, *, offset: float
+    detections: Detections,
+    info: ImageInfo,
+    class_info: ClassInfo,
+    *,
+    offset: float,
+    keypoint_shift: float = 0.0,
+    keypoint_confidence: str = "bbox",
 ) -> list[dict[str, Any]]:
-    """COCO's result rows, one per detection; `bbox` is [x, y, w, h], w and h counting the last pixel at offset 1."""
+    """COCO's result rows, one per detection; `bbox` is [x, y, w, h], w and h counting the last pixel at offset 1.
+
+    `keypoints` are x, y and the probability of the place, in turn, for classes that have any. COCO's keypoints name
+    pixels: `keypoint_shift`, which the loader adds for the dialect, is taken off again. `keypoint_score`, by which
+    keypoints are ranked, is there unless it is the box's score (KRCNN.KEYPOINT_CONFIDENCE).
+    """
+    column = {"bbox": None, "logit": 2, "prob": 3}[keypoint_confidence]
     rows = []
     for i, (box, score, label) in enumerate(
         zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
@@ -84,8 +96,12 @@ def coco_rows(
         }
         if detections.rles is not None:
             row["segmentation"] = detections.rles[i]
-        if detections.keypoints is not None:
-            row["keypoints"] = detections.keypoints[i, :, :3].reshape(-1).tolist()
+        if detections.keypoints is not None and class_info.has_keypoints(label):
+            points = detections.keypoints[i]
+            places = torch.cat((points[:, :2] - keypoint_shift, points[:, 3:]), dim=1)
+            row["keypoints"] = places.reshape(-1).tolist()
+            if column is not None:
+                row["keypoint_score"] = float(points[:, column].mean())
         rows.append(row)
     return rows
 
@@ -129,6 +145,8 @@ class Predictor:
         self._short_side, self._max_size = config.TEST.SCALE, config.TEST.MAX_SIZE
         self._stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
         self._mask_thresh = config.MRCNN.THRESH_BINARIZE
+        self._keypoint_shift = KEYPOINT_SHIFT[config.MODEL.GEOMETRY]
+        self._keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
 
     def __call__(self, image: np.ndarray | Path | str) -> Detections:
         """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file."""
@@ -162,8 +180,14 @@ class Predictor:
 
     def rows(self, detections: Detections, *, image_id: int = 0, file_name: str = "") -> list[dict[str, Any]]:
         """COCO's result rows of one image; see `coco_rows`."""
-        info = ImageInfo(image_id, file_name, 0, 0)
-        return coco_rows(detections, info, self.class_info, offset=self.geometry.offset)
+        return coco_rows(
+            detections,
+            ImageInfo(image_id, file_name, 0, 0),
+            self.class_info,
+            offset=self.geometry.offset,
+            keypoint_shift=self._keypoint_shift,
+            keypoint_confidence=self._keypoint_confidence,
+        )
 
 
 def test(
@@ -244,6 +268,7 @@ def _classes_of(metadata: dict[str, str]) -> ClassInfo | None:
         tuple(points.get("names", ())),
         tuple(points.get("flip", ())),
         tuple((a, b) for a, b in points.get("skeleton", ())),
+        tuple(points.get("labels", ())),
     )
 
 
@@ -260,10 +285,12 @@ def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, f
     for batch in loader:
         for detections, info in zip(predictor.predict(batch.images), batch.images.infos, strict=True):
             found[info.image_id] = detections
-            rows += coco_rows(detections, info, loader.class_info, offset=predictor.geometry.offset)
+            rows += predictor.rows(detections, image_id=info.image_id, file_name=info.file_name)
     seconds = (time.perf_counter() - started) / max(1, len(loader.records))
     tasks = ["bbox"] + ["segm"] * config.MODEL.MASK_ON + ["keypoints"] * config.MODEL.KEYPOINTS_ON
-    result = evaluate_coco(loader.records, rows, class_info=loader.class_info, iou_types=tasks)
+    result = evaluate_coco(
+        loader.records, rows, class_info=loader.class_info, iou_types=tasks, sigmas=config.KRCNN.OKS_SIGMAS
+    )
     images = [
         _image_row(record, found[record.image_id], predictor.geometry.offset) for record in loader.records
     ]

@@ -70,6 +70,8 @@ OWN = {
     "TEST.COMPILE": False,
     "TEST.IMS_PER_BATCH": 1,
     "DATASETS": {},
+    "FAST_RCNN.SMOOTH_L1_BETA": -1.0,
+    "KRCNN.OKS_SIGMAS": (),
 }
 
 

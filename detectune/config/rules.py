@@ -129,14 +129,38 @@ def _keypoints(config: Config) -> Iterator[str]:
         )
 
 
+def _cascade(config: Config) -> Iterator[str]:
+    model, cascade = config.MODEL, config.CASCADE
+    if not model.CASCADE_ON:
+        return
+    if not model.CLS_AGNOSTIC_BBOX_REG:
+        yield (
+            "MODEL.CASCADE_ON is True but MODEL.CLS_AGNOSTIC_BBOX_REG is False; stages hand on one box "
+            "for all classes, so set it to True."
+        )
+    if config.RETINANET.RETINANET_ON or model.RPN_ONLY or model.TYPE == "rfcn":
+        yield "MODEL.CASCADE_ON is True but this model has no box head to put in stages; set it to False."
+    if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+        yield (
+            f"CASCADE.IOUS has {len(cascade.IOUS)} stages but CASCADE.BBOX_REG_WEIGHTS has "
+            f"{len(cascade.BBOX_REG_WEIGHTS)}; give both for each stage."
+        )
+    if cascade.IOUS[0] != config.TRAIN.FG_THRESH:
+        yield (
+            f"CASCADE.IOUS begins with {cascade.IOUS[0]:g} but TRAIN.FG_THRESH, which draws the first stage's regions, "
+            f"is {config.TRAIN.FG_THRESH:g}; make them equal."
+        )
+
+
 def _pyramid(config: Config) -> Iterator[str]:
     fpn, body = config.FPN, config.MODEL.CONV_BODY
     for name in ("MULTILEVEL_ROIS", "MULTILEVEL_RPN"):
         if getattr(fpn, name) and not fpn.FPN_ON:
             yield f"FPN.{name} is True but FPN.FPN_ON is False; set FPN.FPN_ON to True or FPN.{name} to False."
-    if body and body.startswith("FPN.") != fpn.FPN_ON:
+    has_pyramid = body.startswith(("FPN.", "timm/"))
+    if body and has_pyramid != fpn.FPN_ON:
         yield (
-            f"MODEL.CONV_BODY {body} {'has' if body.startswith('FPN.') else 'has no'} feature pyramid but "
+            f"MODEL.CONV_BODY {body} {'has' if has_pyramid else 'has no'} feature pyramid but "
             f"FPN.FPN_ON is {fpn.FPN_ON}; change one of them."
         )
     for part in ("ROI", "RPN"):
@@ -313,6 +337,7 @@ RULES: tuple[Rule, ...] = (
     _heads,
     _output_sizes,
     _keypoints,
+    _cascade,
     _pyramid,
     _residual_network,
     _group_norm,

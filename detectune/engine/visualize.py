@@ -124,9 +124,17 @@ def _draw_keypoints(
 ) -> None:
     """Points [K, 3] whose third number is above 0, and the skeleton between them."""
     seen = points[:, 2] > 0
-    for a, b in class_info.keypoint_skeleton:
-        if seen[a] and seen[b]:
-            pen.line((*points[a, :2].tolist(), *points[b, :2].tolist()), fill=colour, width=line)
+    bones = [
+        (*points[a, :2].tolist(), *points[b, :2].tolist())
+        for a, b in class_info.keypoint_skeleton
+        if seen[a] and seen[b]
+    ]
+    for fill, width in (
+        ((255, 255, 255), line + 2),
+        (colour, line),
+    ):  # a white rim shows on the mask's own colour
+        for bone in bones:
+            pen.line(bone, fill=fill, width=width)
     radius = line + 1
     for x, y in points[seen, :2].tolist():
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(255, 255, 255))

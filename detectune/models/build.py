@@ -13,6 +13,7 @@ from torch import nn
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.box_head import BoxHead
+from detectune.models.cascade import CascadeHead
 from detectune.models.detections import DetectionRule
 from detectune.models.fpn import Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
@@ -24,10 +25,13 @@ from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels, make_
 from detectune.models.roi_pooler import LevelRule, RoiPooler
 from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
 from detectune.models.targets import RegionSampling
+from detectune.models.timm_body import TimmBody, level_channels, load_features
 from detectune.ops.anchors import cell_anchors
 from detectune.ops.keypoints import keypoint_sigmas
 
 _CONV_BODY = re.compile(r"^FPN\.add_fpn_ResNet(\d+)_conv5_body$")
+
+_TIMM = "timm/"  # before the name of a model of timm
 
 _DEPTH = re.compile(r"ResNet(\d+)_")
 
@@ -71,7 +75,9 @@ def build_detector(
         backbone,
         _rpn(config, geometry, fpn),
         _pooler(config.FAST_RCNN, config, geometry, fpn),
-        _box_head(config, geometry, fpn, classes),
+        _cascade_head(config, geometry, fpn, classes)
+        if config.MODEL.CASCADE_ON
+        else _box_head(config, geometry, fpn, classes, tuple(config.MODEL.BBOX_REG_WEIGHTS)),
         _pooler(config.MRCNN, config, geometry, fpn) if has_masks else None,
         _mask_head(config, geometry, fpn, classes) if has_masks else None,
         _pooler(config.KRCNN, config, geometry, fpn) if has_keypoints else None,
@@ -97,8 +103,8 @@ def _refuse_unsupported(config: Config) -> None:
             "generalized_rcnn, FASTER_RCNN True, RPN_ONLY False, MASK_ON and KEYPOINTS_ON as you like."
         )
     match = _CONV_BODY.match(model.CONV_BODY)
-    if match is None or int(match[1]) not in DEPTHS:
-        bodies = [f"FPN.add_fpn_ResNet{depth}_conv5_body" for depth in DEPTHS]
+    if not model.CONV_BODY.startswith(_TIMM) and (match is None or int(match[1]) not in DEPTHS):
+        bodies = [*(f"FPN.add_fpn_ResNet{depth}_conv5_body" for depth in DEPTHS), f"{_TIMM}NAME"]
         raise _unsupported("MODEL.CONV_BODY", model.CONV_BODY, bodies)
     if not (config.FPN.FPN_ON and config.FPN.MULTILEVEL_ROIS and config.FPN.MULTILEVEL_RPN):
         raise UserError(
@@ -195,17 +201,17 @@ def _body_norm(config: Config) -> tuple[str, NormFactory]:
     return kind, {"frozen": frozen_affine, "batch": batch_norm, "group": _group_norm(config)}[kind]
 
 
-def _backbone(config: Config) -> tuple[ResNet, Fpn]:
-    match = _CONV_BODY.match(config.MODEL.CONV_BODY)
-    assert match is not None  # checked by _refuse_unsupported
-    depth = int(match[1])
-    resnet, pyramid = config.RESNETS, config.FPN
-    kind, norm = _body_norm(config)
-    widths = Widths(
-        groups=resnet.NUM_GROUPS, width_per_group=resnet.WIDTH_PER_GROUP, multiplier=resnet.WIDTH_MULTIPLIER
-    )
-    fpn = Fpn(
-        body_channels(depth, widths),
+def _timm_backbone(config: Config) -> tuple[TimmBody, Fpn]:
+    body = load_features(config.MODEL.CONV_BODY.removeprefix(_TIMM))
+    fpn = _fpn(config, level_channels(body))
+    train = config.TRAIN
+    return TimmBody(body, freeze_at=train.FREEZE_AT, freeze_all=train.FREEZE_CONV_BODY, fpn=fpn), fpn
+
+
+def _fpn(config: Config, channels: dict[int, int]) -> Fpn:
+    pyramid = config.FPN
+    return Fpn(
+        channels,
         dim=pyramid.DIM,
         min_level=min(pyramid.RPN_MIN_LEVEL, pyramid.ROI_MIN_LEVEL),
         max_level=max(pyramid.RPN_MAX_LEVEL, pyramid.ROI_MAX_LEVEL),
@@ -213,6 +219,20 @@ def _backbone(config: Config) -> tuple[ResNet, Fpn]:
         zero_init_lateral=pyramid.ZERO_INIT_LATERAL,
         extra="convs" if pyramid.EXTRA_CONV_LEVELS else "subsample",
     )
+
+
+def _backbone(config: Config) -> tuple[ResNet | TimmBody, Fpn]:
+    if config.MODEL.CONV_BODY.startswith(_TIMM):
+        return _timm_backbone(config)
+    match = _CONV_BODY.match(config.MODEL.CONV_BODY)
+    assert match is not None  # checked by _refuse_unsupported
+    depth = int(match[1])
+    resnet = config.RESNETS
+    kind, norm = _body_norm(config)
+    widths = Widths(
+        groups=resnet.NUM_GROUPS, width_per_group=resnet.WIDTH_PER_GROUP, multiplier=resnet.WIDTH_MULTIPLIER
+    )
+    fpn = _fpn(config, body_channels(depth, widths))
     body = ResNet(
         depth,
         norm=norm,
@@ -295,7 +315,17 @@ def _pooler(section, config: Config, geometry: Geometry, fpn: Fpn) -> RoiPooler:
     )
 
 
-def _box_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) -> BoxHead:
+def _cascade_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) -> CascadeHead:
+    cascade = config.CASCADE
+    stages = [
+        _box_head(config, geometry, fpn, num_classes, tuple(weights)) for weights in cascade.BBOX_REG_WEIGHTS
+    ]
+    return CascadeHead(stages, ious=cascade.IOUS, offset=geometry.offset)
+
+
+def _box_head(
+    config: Config, geometry: Geometry, fpn: Fpn, num_classes: int, box_weights: tuple[float, ...]
+) -> BoxHead:
     head = config.FAST_RCNN
     has_convs, num_fcs, with_group_norm = _BOX_HEADS[head.ROI_BOX_HEAD]
     return BoxHead(
@@ -308,7 +338,7 @@ def _box_head(config: Config, geometry: Geometry, fpn: Fpn, num_classes: int) ->
         num_fcs=num_fcs,
         fc_dim=head.MLP_HEAD_DIM,
         agnostic=config.MODEL.CLS_AGNOSTIC_BBOX_REG,
-        box_weights=tuple(config.MODEL.BBOX_REG_WEIGHTS),
+        box_weights=box_weights,
         beta=geometry.box_beta if head.SMOOTH_L1_BETA < 0 else head.SMOOTH_L1_BETA,
         offset=geometry.offset,
     )

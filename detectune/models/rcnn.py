@@ -8,11 +8,13 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from detectune.models.box_head import BoxHead
+from detectune.models.cascade import CascadeHead
 from detectune.models.detections import DetectionRule, select_detections
 from detectune.models.keypoint_head import KeypointHead, PoseRule, place_keypoints
 from detectune.models.mask_head import MaskHead
@@ -60,7 +62,7 @@ class RCNN(nn.Module):
         backbone: nn.Module,
         rpn: Rpn,
         box_pooler: RoiPooler,
-        box_head: BoxHead,
+        box_head: BoxHead | CascadeHead,
         mask_pooler: RoiPooler | None = None,
         mask_head: MaskHead | None = None,
         keypoint_pooler: RoiPooler | None = None,
@@ -104,8 +106,12 @@ class RCNN(nn.Module):
         proposals = self.rpn.propose(scored, images.sizes, self.rpn.train_rule, units)
         candidates = region_candidates(proposals.boxes, proposals.valid, targets, self.region_sampling, units)
         regions = draw_regions(candidates, targets, self.region_sampling, generator, drop_padding=drop)
-        pooled = self.box_pooler(features, regions.boxes, regions.image_index, static=not drop)
-        out |= self.box_head.losses(self.box_head(pooled), regions, targets)
+        pool = partial(self.box_pooler, features, static=not drop)
+        if isinstance(self.box_head, CascadeHead):
+            out |= self.box_head.losses(pool, regions, targets, images.sizes)
+        else:
+            said = self.box_head(pool(regions.boxes, regions.image_index))
+            out |= self.box_head.losses(said, regions, targets)
         if self.mask_head is not None and self.mask_pooler is not None:
             inside = regions.foreground(self.region_sampling, drop_padding=drop)
             pooled = self.mask_pooler(features, inside.boxes, inside.image_index, static=not drop)
@@ -141,12 +147,17 @@ class RCNN(nn.Module):
             counts = proposals.valid.sum(1).tolist()
         else:
             counts = [count] * batch
-        out = self.box_head(self.box_pooler(features, boxes, image_index, static=not drop))
-        scores = out.logits.float().softmax(1)
+        pool = partial(self.box_pooler, features, static=not drop)
+        if isinstance(self.box_head, CascadeHead):
+            unit = original_units(images)[image_index] if self.detection_rule.original_frame else None
+            boxes, scores, deltas = self.box_head(pool, boxes, image_index, images.sizes, unit)
+        else:
+            out = self.box_head(pool(boxes, image_index))
+            scores, deltas = out.logits.float().softmax(1), out.deltas
         if not drop:
             scores = scores.masked_fill(~valid[:, None], 0.0)
         return [
-            self._detect_image(boxes[rows], scores[rows], out.deltas[rows], images.infos[i], images.sizes[i])
+            self._detect_image(boxes[rows], scores[rows], deltas[rows], images.infos[i], images.sizes[i])
             for i, rows in enumerate(_slices(counts))
         ]
 

@@ -37,6 +37,7 @@ UNDEFINED = "\u2013"  # en dash
 HEADS = {
     "MODEL.RETINANET_ON": "RetinaNet",
     "MODEL.RPN_ONLY": "RPN",
+    "MODEL.CASCADE_ON": "Cascade R-CNN",
     "MODEL.MASK_ON": "Mask R-CNN",
     "MODEL.KEYPOINTS_ON": "Keypoint R-CNN",
 }

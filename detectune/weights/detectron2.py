@@ -1,10 +1,12 @@
 """State dicts in detectron2's names and layout, to ours and back.
 
-There the background is the last class and has neither boxes nor masks; images are usually BGR.
+There the background is the last class and has neither boxes nor masks; images are usually BGR. The stages of a cascade
+have their layers in one list and their predictors in another.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -27,6 +29,8 @@ _NAMES = Renamer(
         ("proposal_generator.rpn_head.conv.{rest}", "rpn.conv.{rest}"),
         ("proposal_generator.rpn_head.objectness_logits.{rest}", "rpn.objectness.{rest}"),
         ("proposal_generator.rpn_head.anchor_deltas.{rest}", "rpn.deltas.{rest}"),
+        ("roi_heads.box_head.{n}.{rest}", "box_head.stages.{n}.{rest}"),
+        ("roi_heads.box_predictor.{n}.{rest}", "box_head.stages.{n}.{rest}"),
         ("roi_heads.box_predictor.cls_score.{rest}", "box_head.cls_score.{rest}"),
         ("roi_heads.box_predictor.bbox_pred.{rest}", "box_head.bbox_pred.{rest}"),
         ("roi_heads.box_head.{rest}", "box_head.{rest}"),
@@ -39,6 +43,8 @@ _NAMES = Renamer(
 )
 
 _STEM = "backbone.stem.conv1.weight"
+_CLASS_SCORES = re.compile(r"box_head\.(stages\.\d+\.)?cls_score\.")
+_STAGE_PREDICTOR = re.compile(r"box_head\.stages\.(\d+)\.((?:cls_score|bbox_pred)\..+)")
 
 
 def from_detectron2(
@@ -64,7 +70,7 @@ def from_detectron2(
             continue
         if name == _STEM and bgr:
             value = swap_colours(value)
-        elif name.startswith("box_head.cls_score."):
+        elif _CLASS_SCORES.match(name):
             value = background_first(value)
         elif name.startswith("box_head.bbox_pred.") and not agnostic_boxes:
             value = add_background(value, 4)
@@ -84,13 +90,13 @@ def to_detectron2(
     """The inverse of `from_detectron2`; the background's boxes and masks, which nothing uses, are dropped."""
     out: dict[str, Tensor] = {}
     for name, value in state.items():
-        theirs = _NAMES.theirs(name)
+        theirs = _their_name(name)
         if theirs is None:
             out[name] = value
             continue
         if name == _STEM and bgr:
             value = swap_colours(value)
-        elif name.startswith("box_head.cls_score."):
+        elif _CLASS_SCORES.match(name):
             value = background_last(value)
         elif name.startswith("box_head.bbox_pred.") and not agnostic_boxes:
             value = drop_background(value, 4)
@@ -98,3 +104,9 @@ def to_detectron2(
             value = drop_background(value)
         out[theirs] = value
     return out
+
+
+def _their_name(name: str) -> str | None:
+    if match := _STAGE_PREDICTOR.fullmatch(name):
+        return f"roi_heads.box_predictor.{match[1]}.{match[2]}"
+    return _NAMES.theirs(name)

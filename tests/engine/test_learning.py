@@ -127,3 +127,14 @@ def test_keypoints_are_learnt() -> None:
     first, last = (np.mean([step["loss_keypoints"] for step in part]) for part in (losses[:5], losses[-5:]))
     assert last < 0.5 * first
     assert metrics["keypoints/AP"] is not None and metrics["keypoints/AP"] > 0.5
+
+
+@pytest.mark.slow
+def test_a_cascade_learns_to_fit_boxes_closely() -> None:
+    keys = {"MODEL.KEYPOINTS_ON": False, "MODEL.CASCADE_ON": True, "MODEL.CLS_AGNOSTIC_BBOX_REG": True}
+    losses, metrics = learn(config_of(keys), steps=60)
+    for stage in range(3):
+        name = f"loss_cls_stage{stage}"
+        first, last = (np.mean([step[name] for step in part]) for part in (losses[:3], losses[-5:]))
+        assert last < 0.5 * first, name
+    assert metrics["bbox/AP75"] is not None and metrics["bbox/AP75"] > 0.8

@@ -33,7 +33,7 @@ def _head() -> CascadeHead:
         for weights in WEIGHTS
     ]
     for stage in stages:
-        torch.nn.init.normal_(stage.bbox_pred.weight, std=1.0)
+        torch.nn.init.normal_(stage.bbox_pred.weight, std=0.1)
         torch.nn.init.normal_(stage.cls_score.weight, std=1.0)
     return CascadeHead(stages, ious=IOUS)
 
@@ -47,7 +47,7 @@ def _scene() -> tuple[Regions, Targets, torch.Tensor]:
         torch.tensor([[True, True], [True, False]]),
     )  # fmt: skip
     image = torch.arange(2).repeat_interleave(12)
-    boxes = (objects[image, 0] + torch.randn(24, 4, generator=generator) * 6).clamp(min=0, max=90)
+    boxes = (objects[image, 0] + torch.randn(24, 4, generator=generator) * 9).clamp(min=0, max=90)
     best = box_iou(boxes[:, None], objects[image][:, :1])[:, 0, 0]
     fg = best >= 0.5
     valid = torch.ones(24, dtype=torch.bool)

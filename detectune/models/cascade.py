@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class CascadeHead(nn.Module):
         super().__init__()
         if len(stages) != len(ious) or not all(stage.agnostic for stage in stages):
             raise ValueError("a cascade needs an overlap for each stage, and class-agnostic stages")
-        self.stages = nn.ModuleList(stages)
+        self.stages: Any = nn.ModuleList(stages)
         self.ious, self.offset = tuple(ious), offset
 
     def losses(self, pool: Pool, regions: Regions, targets: Targets, sizes: Tensor) -> dict[str, Tensor]:
@@ -87,13 +87,12 @@ class CascadeHead(nn.Module):
 
     def refine(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """The last stage's boxes [R, 4]."""
-        refined: Tensor = self.stages[-1].refine(deltas, boxes, labels)
-        return refined
+        return self.stages[-1].refine(deltas, boxes, labels)
 
     @torch.no_grad()
     def _moved(
         self,
-        stage: nn.Module,
+        stage: BoxHead,
         said: BoxOutput,
         boxes: Tensor,
         image_index: Tensor,

@@ -29,7 +29,7 @@ class TimmBody(nn.Module):
         fpn: takes the levels that it asks for.
     """
 
-    def __init__(self, body: nn.Module, *, freeze_at: int = 0, freeze_all: bool = False, fpn: Fpn) -> None:
+    def __init__(self, body: Any, *, freeze_at: int = 0, freeze_all: bool = False, fpn: Fpn) -> None:
         super().__init__()
         self.body, self.fpn = Foreign(body), fpn
         self.freeze_all = freeze_all

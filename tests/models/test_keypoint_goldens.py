@@ -250,7 +250,7 @@ SIZES = [(205, 273), (240, 205)]  # torchvision's resize below leaves them alone
 def torchvision_pair(build: Callable[..., RCNN]) -> tuple[torch.nn.Module, RCNN]:
     torch.manual_seed(0)
     peer = torchvision.models.detection.keypointrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, box_batch_size_per_image=96, box_nms_thresh=0.8,
+        weights=None, weights_backbone=None, box_batch_size_per_image=32, box_nms_thresh=0.8,
         min_size=205, max_size=300,
     )  # fmt: skip
     for name, parameter in peer.named_parameters():
@@ -270,7 +270,7 @@ def torchvision_pair(build: Callable[..., RCNN]) -> tuple[torch.nn.Module, RCNN]
         "PIXEL_MEANS": [[[255 * m for m in (0.406, 0.456, 0.485)]]],
         "INPUT.PIXEL_STDS": tuple(255 * s for s in (0.225, 0.224, 0.229)),
         "TRAIN.RPN_POST_NMS_TOP_N": 2000,
-        "TRAIN.BATCH_SIZE_PER_IM": 96,
+        "TRAIN.BATCH_SIZE_PER_IM": 32,
         "TEST.NMS": 0.8,
     }
     return peer, build(overrides, from_torchvision(peer.state_dict()))

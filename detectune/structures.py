@@ -41,6 +41,11 @@ class ClassInfo:
     keypoint_names: tuple[str, ...] = ()
     keypoint_flip: tuple[int, ...] = ()  # keypoint i becomes keypoint_flip[i] under a left-right flip
     keypoint_skeleton: tuple[tuple[int, int], ...] = ()  # pairs of 0-based keypoint indices
+    keypoint_labels: tuple[int, ...] = ()  # labels whose objects have keypoints; empty: not known, so all
+
+    def has_keypoints(self, label: int) -> bool:
+        """Whether keypoints of this class mean something."""
+        return not self.keypoint_labels or label in self.keypoint_labels
 
     def __len__(self) -> int:
         return len(self.names)

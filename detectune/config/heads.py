@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import PositiveFloat
+
 from detectune.config.knob import Section, among, knob, linear, log
 
 BoxHead = Literal[
@@ -106,6 +108,17 @@ class FastRcnn(Section):
         ge=1,
         search=among(5, 7, 14),
         source="Girshick 2015 (arXiv:1504.08083), section 2.1",
+    )
+
+    SMOOTH_L1_BETA: float = knob(
+        -1.0,
+        "Where the box loss turns from squared to absolute error, in units of the scaled targets. 0 is the absolute "
+        "error alone; -1 takes what MODEL.GEOMETRY's system does (1, 0 and 1/9). Keypoints do better with 0.5 than 0.",
+        kind="loss",
+        stage="training",
+        ge=-1,
+        search=among(0.0, 0.1, 0.5, 1.0),
+        source="Girshick 2015 (arXiv:1504.08083), equation 3",
     )
 
 
@@ -247,8 +260,8 @@ class KeypointRcnn(Section):
     )
     HEATMAP_SIZE: int = knob(
         -1,
-        "Side of each keypoint's heat map. It follows from the head: the region's grid times its "
-        "up-samplings. Finer maps locate better.",
+        "Side of each keypoint's heat map. It follows from the head, the region's grid times its "
+        "up-samplings, and must agree with that unless it is -1. Finer maps locate better.",
         kind="architecture",
         stage="architecture",
         unit="pixels",
@@ -393,7 +406,7 @@ class KeypointRcnn(Section):
     )
     MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH: int = knob(
         20,
-        "A batch with fewer visible keypoints than this adds no keypoint loss. Higher values keep "
+        "A batch with no more visible keypoints than this adds no keypoint loss. Higher values keep "
         "noisy small batches out; lower it for data with few keypoints.",
         kind="loss",
         stage="training",
@@ -409,6 +422,14 @@ class KeypointRcnn(Section):
         stage="inference",
         unit="pixels",
         ge=0,
+    )
+    OKS_SIGMAS: tuple[PositiveFloat, ...] = knob(
+        (),
+        "How far annotators disagree about each keypoint, as a fraction of the object's scale: the measure of keypoint "
+        "AP and of NMS_OKS. Empty takes COCO's for its 17 keypoints and 0.05 for any others.",
+        kind="inference",
+        stage="inference",
+        source="ours; Ronchi & Perona 2017 (arXiv:1707.05388)",
     )
     LOSS_WEIGHT: float = knob(
         1.0,

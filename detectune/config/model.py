@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 
 from detectune.config.knob import Section, among, knob
 
@@ -41,6 +42,26 @@ ConvBody = Literal[
     "VGG_CNN_M_1024.add_VGG_CNN_M_1024_conv5_body",
 ]
 
+TIMM_BODY = r"^timm/[\w.]+$"
+
+
+def _accept_timm(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, str) and re.match(TIMM_BODY, value) else check(value)
+
+
+AnyBody = Annotated[
+    ConvBody,
+    WrapValidator(_accept_timm),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(get_args(ConvBody))},
+                {"type": "string", "pattern": TIMM_BODY},
+            ]
+        }
+    ),
+]
+
 
 class Model(Section):
     """What network is built."""
@@ -53,9 +74,10 @@ class Model(Section):
         kind="architecture",
         stage="architecture",
     )
-    CONV_BODY: ConvBody = knob(
+    CONV_BODY: AnyBody = knob(
         "",
-        "Backbone, by Detectron's function name. Deeper networks are more accurate, slower and need "
+        "Backbone, by Detectron's function name, or `timm/` and the name of a model of the timm library, under a "
+        "pyramid. Deeper networks are more accurate, slower and need "
         "more memory; an FPN body is the better start for anything with objects of different sizes.",
         kind="architecture",
         stage="architecture",
@@ -122,6 +144,15 @@ class Model(Section):
         kind="architecture",
         stage="architecture",
         source="He et al. 2017 (arXiv:1703.06870), section 5",
+    )
+    CASCADE_ON: bool = knob(
+        False,
+        "Refines boxes in the stages of CASCADE, each with a box head of its own (Cascade R-CNN). Several points of AP "
+        "at high overlaps for a slower second stage; needs CLS_AGNOSTIC_BBOX_REG.",
+        kind="architecture",
+        stage="architecture",
+        search=among(False, True),
+        source="ours; Cai & Vasconcelos 2018 (arXiv:1712.00726)",
     )
     GEOMETRY: Literal["detectron", "detectron2", "torchvision"] = knob(
         "detectron2",

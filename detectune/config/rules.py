@@ -79,7 +79,7 @@ def _heads(config: Config) -> Iterator[str]:
 
 
 def _output_sizes(config: Config) -> Iterator[str]:
-    mask, keypoint = config.MRCNN, config.KRCNN
+    mask = config.MRCNN
     if config.MODEL.MASK_ON and mask.ROI_MASK_HEAD and not mask.USE_FC_OUTPUT:
         grid = mask.ROI_XFORM_RESOLUTION
         if "_v0up" in mask.ROI_MASK_HEAD:  # the fifth stage strides down to about 7 cells first
@@ -91,15 +91,65 @@ def _output_sizes(config: Config) -> Iterator[str]:
                 f"{mask.ROI_XFORM_RESOLUTION} and UPSAMPLE_RATIO {mask.UPSAMPLE_RATIO} makes masks of {expected}; "
                 f"set MRCNN.RESOLUTION to {expected}."
             )
-    if config.MODEL.KEYPOINTS_ON and keypoint.ROI_KEYPOINTS_HEAD.endswith("v1convX"):
-        expected = keypoint.ROI_XFORM_RESOLUTION * max(keypoint.UP_SCALE, 1)
-        expected *= (2 if keypoint.USE_DECONV else 1) * (2 if keypoint.USE_DECONV_OUTPUT else 1)
-        if expected != keypoint.HEATMAP_SIZE:
-            yield (
-                f"KRCNN.HEATMAP_SIZE is {keypoint.HEATMAP_SIZE} but ROI_XFORM_RESOLUTION "
-                f"{keypoint.ROI_XFORM_RESOLUTION} with the head's up-sampling makes maps of {expected}; "
-                f"set KRCNN.HEATMAP_SIZE to {expected}."
-            )
+
+
+def _keypoints(config: Config) -> Iterator[str]:
+    head = config.KRCNN
+    if not config.MODEL.KEYPOINTS_ON or not head.ROI_KEYPOINTS_HEAD:
+        return
+    grid = head.ROI_XFORM_RESOLUTION
+    if head.ROI_KEYPOINTS_HEAD.endswith("_for_keypoints") and head.DILATION == 1:
+        grid = math.ceil(grid / max(grid // 7, 1))  # the fifth stage strides down to about 7 cells first
+    expected = grid * max(head.UP_SCALE, 1)
+    expected *= (2 if head.USE_DECONV else 1) * (2 if head.USE_DECONV_OUTPUT else 1)
+    if head.HEATMAP_SIZE not in (-1, expected):
+        yield (
+            f"KRCNN.HEATMAP_SIZE is {head.HEATMAP_SIZE} but ROI_XFORM_RESOLUTION {head.ROI_XFORM_RESOLUTION} with the "
+            f"head's up-sampling makes maps of {expected}; set KRCNN.HEATMAP_SIZE to {expected}."
+        )
+    if head.CONV_HEAD_KERNEL % 2 == 0:
+        yield (
+            f"KRCNN.CONV_HEAD_KERNEL is {head.CONV_HEAD_KERNEL}, which does not keep the grid's size; take an odd one, "
+            "such as 3."
+        )
+    if head.DECONV_KERNEL % 2 and (head.USE_DECONV or head.USE_DECONV_OUTPUT):
+        yield (
+            f"KRCNN.DECONV_KERNEL is {head.DECONV_KERNEL}, which does not double the grid exactly; take an even one, "
+            "such as 4."
+        )
+    if head.UP_SCALE > 1 and head.UP_SCALE % 2 and config.MODEL.GEOMETRY == "detectron":
+        yield (
+            f"KRCNN.UP_SCALE is {head.UP_SCALE}, but with MODEL.GEOMETRY detectron, which enlarges by a transposed "
+            "convolution, it must be even, or -1 for none."
+        )
+    if head.OKS_SIGMAS and head.NUM_KEYPOINTS > 0 and len(head.OKS_SIGMAS) != head.NUM_KEYPOINTS:
+        yield (
+            f"KRCNN.OKS_SIGMAS has {len(head.OKS_SIGMAS)} numbers but KRCNN.NUM_KEYPOINTS is {head.NUM_KEYPOINTS}; "
+            "give one for each keypoint, or none."
+        )
+
+
+def _cascade(config: Config) -> Iterator[str]:
+    model, cascade = config.MODEL, config.CASCADE
+    if not model.CASCADE_ON:
+        return
+    if not model.CLS_AGNOSTIC_BBOX_REG:
+        yield (
+            "MODEL.CASCADE_ON is True but MODEL.CLS_AGNOSTIC_BBOX_REG is False; stages hand on one box "
+            "for all classes, so set it to True."
+        )
+    if config.RETINANET.RETINANET_ON or model.RPN_ONLY or model.TYPE == "rfcn":
+        yield "MODEL.CASCADE_ON is True but this model has no box head to put in stages; set it to False."
+    if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+        yield (
+            f"CASCADE.IOUS has {len(cascade.IOUS)} stages but CASCADE.BBOX_REG_WEIGHTS has "
+            f"{len(cascade.BBOX_REG_WEIGHTS)}; give both for each stage."
+        )
+    if cascade.IOUS[0] != config.TRAIN.FG_THRESH:
+        yield (
+            f"CASCADE.IOUS begins with {cascade.IOUS[0]:g} but TRAIN.FG_THRESH, which draws the first stage's regions, "
+            f"is {config.TRAIN.FG_THRESH:g}; make them equal."
+        )
 
 
 def _pyramid(config: Config) -> Iterator[str]:
@@ -107,9 +157,10 @@ def _pyramid(config: Config) -> Iterator[str]:
     for name in ("MULTILEVEL_ROIS", "MULTILEVEL_RPN"):
         if getattr(fpn, name) and not fpn.FPN_ON:
             yield f"FPN.{name} is True but FPN.FPN_ON is False; set FPN.FPN_ON to True or FPN.{name} to False."
-    if body and body.startswith("FPN.") != fpn.FPN_ON:
+    has_pyramid = body.startswith(("FPN.", "timm/"))
+    if body and has_pyramid != fpn.FPN_ON:
         yield (
-            f"MODEL.CONV_BODY {body} {'has' if body.startswith('FPN.') else 'has no'} feature pyramid but "
+            f"MODEL.CONV_BODY {body} {'has' if has_pyramid else 'has no'} feature pyramid but "
             f"FPN.FPN_ON is {fpn.FPN_ON}; change one of them."
         )
     for part in ("ROI", "RPN"):
@@ -285,6 +336,8 @@ RULES: tuple[Rule, ...] = (
     _families,
     _heads,
     _output_sizes,
+    _keypoints,
+    _cascade,
     _pyramid,
     _residual_network,
     _group_norm,

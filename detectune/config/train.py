@@ -363,7 +363,7 @@ class Train(Section):
     BEST_METRIC: str = knob(
         "",
         "Metric by which evaluations are compared, such as `bbox/AP50`. Empty is segm/AP with masks, "
-        "else bbox/AP.",
+        "else keypoints/AP with keypoints, else bbox/AP.",
         kind="evaluation",
         stage="nothing",
         pattern=r"^((bbox|segm|keypoints|proposal|val)/\w+)?$",

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr
 
 from detectune.config.backbone import Fpn, GroupNorm, ResNets
+from detectune.config.cascade import Cascade
 from detectune.config.data import DataLoader, Datasets, Input
 from detectune.config.heads import FastRcnn, KeypointRcnn, MaskRcnn, Rfcn
 from detectune.config.knob import Section, knob
@@ -34,6 +35,7 @@ class Config(Runtime):
     GROUP_NORM: GroupNorm = Field(default_factory=GroupNorm)
     RPN: Rpn = Field(default_factory=Rpn)
     FAST_RCNN: FastRcnn = Field(default_factory=FastRcnn)
+    CASCADE: Cascade = Field(default_factory=Cascade)
     MRCNN: MaskRcnn = Field(default_factory=MaskRcnn)
     KRCNN: KeypointRcnn = Field(default_factory=KeypointRcnn)
     RFCN: Rfcn = Field(default_factory=Rfcn)

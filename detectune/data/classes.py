@@ -45,6 +45,7 @@ def join_categories(
         keypoint_names=keypoints,
         keypoint_flip=flip_permutation(keypoints),
         keypoint_skeleton=skeleton,
+        keypoint_labels=tuple(sorted({label[entry["name"]] for entry in entries if entry.get("keypoints")})),
     )
     return info, [{number: label[entry["name"]] for number, entry in table.items()} for table in tables]
 

@@ -38,6 +38,7 @@ def evaluate_dataset(
     name: str,
     class_info: ClassInfo,
     tasks: Sequence[str],
+    sigmas: Sequence[float] = (),
     folder: Path,
     coco_rules: bool,
     plain_names: bool,
@@ -57,7 +58,7 @@ def evaluate_dataset(
         document = read_lvis(place.annotations, place.images)
         boxes_and_masks = [task for task in tasks if task in ("bbox", "segm")]
         return evaluate_lvis(document, rows, class_info=class_info, iou_types=boxes_and_masks)
-    result = evaluate_coco(records, rows, class_info=class_info, iou_types=tasks)
+    result = evaluate_coco(records, rows, class_info=class_info, iou_types=tasks, sigmas=sigmas)
     if place.format == "cityscapes" and "segm" in tasks and not coco_rules:
         result.metrics.update(
             _cityscapes_metrics(place, records, rows, class_info, folder / "cityscapes", log)

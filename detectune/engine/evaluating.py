@@ -134,7 +134,7 @@ def check_best_metric(
             )
         return metric or "proposal/AR1000"
     if not metric:
-        return "segm/AP" if has_masks else "bbox/AP"
+        return "segm/AP" if has_masks else "keypoints/AP" if has_keypoints else "bbox/AP"
     task, _, name = metric.partition("/")
     if not name or task not in (*tasks, "val"):
         raise UserError(

@@ -23,7 +23,7 @@ from torch import nn
 from detectune.config.tree import Config
 from detectune.data.datasets import resolve_dataset
 from detectune.data.images import load_image, resize_image
-from detectune.data.loader import RESIZE, Loader, build_loader
+from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
 from detectune.engine.dataset_evaluation import evaluate_dataset
 from detectune.engine.precision import choose_compute
@@ -68,9 +68,21 @@ def to_original(
 
 
 def coco_rows(
-    detections: Detections, info: ImageInfo, class_info: ClassInfo, *, offset: float
+    detections: Detections,
+    info: ImageInfo,
+    class_info: ClassInfo,
+    *,
+    offset: float,
+    keypoint_shift: float = 0.0,
+    keypoint_confidence: str = "bbox",
 ) -> list[dict[str, Any]]:
-    """COCO's result rows, one per detection; `bbox` is [x, y, w, h], w and h counting the last pixel at offset 1."""
+    """COCO's result rows, one per detection; `bbox` is [x, y, w, h], w and h counting the last pixel at offset 1.
+
+    `keypoints` are x, y and the probability of the place, in turn, for classes that have any. COCO's keypoints name
+    pixels: `keypoint_shift`, which the loader adds for the dialect, is taken off again. `keypoint_score`, by which
+    keypoints are ranked, is there unless it is the box's score (KRCNN.KEYPOINT_CONFIDENCE).
+    """
+    column = {"bbox": None, "logit": 2, "prob": 3}[keypoint_confidence]
     rows = []
     for i, (box, score, label) in enumerate(
         zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
@@ -87,8 +99,12 @@ def coco_rows(
         }
         if detections.rles is not None:
             row["segmentation"] = detections.rles[i]
-        if detections.keypoints is not None:
-            row["keypoints"] = detections.keypoints[i, :, :3].reshape(-1).tolist()
+        if detections.keypoints is not None and class_info.has_keypoints(label):
+            points = detections.keypoints[i]
+            places = torch.cat((points[:, :2] - keypoint_shift, points[:, 3:]), dim=1)
+            row["keypoints"] = places.reshape(-1).tolist()
+            if column is not None:
+                row["keypoint_score"] = float(points[:, column].mean())
         rows.append(row)
     return rows
 
@@ -132,6 +148,8 @@ class Predictor:
         self._short_side, self._max_size = config.TEST.SCALE, config.TEST.MAX_SIZE
         self._stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
         self._mask_thresh = config.MRCNN.THRESH_BINARIZE
+        self._keypoint_shift = KEYPOINT_SHIFT[config.MODEL.GEOMETRY]
+        self._keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
 
     def __call__(self, image: np.ndarray | Path | str) -> Detections:
         """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file."""
@@ -165,8 +183,14 @@ class Predictor:
 
     def rows(self, detections: Detections, *, image_id: int = 0, file_name: str = "") -> list[dict[str, Any]]:
         """COCO's result rows of one image; see `coco_rows`."""
-        info = ImageInfo(image_id, file_name, 0, 0)
-        return coco_rows(detections, info, self.class_info, offset=self.geometry.offset)
+        return coco_rows(
+            detections,
+            ImageInfo(image_id, file_name, 0, 0),
+            self.class_info,
+            offset=self.geometry.offset,
+            keypoint_shift=self._keypoint_shift,
+            keypoint_confidence=self._keypoint_confidence,
+        )
 
 
 def test(
@@ -207,7 +231,11 @@ def load_detector(
             f"{path} does not say which classes it knows and the configuration names no data set: "
             "set MODEL.NUM_CLASSES (background included) or TEST.DATASETS."
         )
-    model = build_detector(config, num_classes=num_classes)
+    model = build_detector(
+        config,
+        num_classes=num_classes,
+        num_keypoints=(len(classes.keypoint_names) or None) if classes else None,
+    )
     report = fit_weights(model, state)
     if not report.complete:
         raise WeightsError(
@@ -243,6 +271,7 @@ def _classes_of(metadata: dict[str, str]) -> ClassInfo | None:
         tuple(points.get("names", ())),
         tuple(points.get("flip", ())),
         tuple((a, b) for a, b in points.get("skeleton", ())),
+        tuple(points.get("labels", ())),
     )
 
 
@@ -262,7 +291,7 @@ def _test_one(
         for detections, info in zip(predictor.predict(batch.images), batch.images.infos, strict=True):
             found[info.image_id] = detections
             if not config.MODEL.RPN_ONLY:
-                rows += coco_rows(detections, info, loader.class_info, offset=predictor.geometry.offset)
+                rows += predictor.rows(detections, image_id=info.image_id, file_name=info.file_name)
     seconds = (time.perf_counter() - started) / max(1, len(loader.records))
     if config.MODEL.RPN_ONLY:
         recall = evaluate_found_proposals(
@@ -315,6 +344,7 @@ def _evaluate(
         class_info=loader.class_info,
         tasks=["bbox"] + ["segm"] * config.MODEL.MASK_ON + ["keypoints"] * config.MODEL.KEYPOINTS_ON,
         folder=folder,
+        sigmas=config.KRCNN.OKS_SIGMAS,
         coco_rules=config.TEST.FORCE_JSON_DATASET_EVAL,
         plain_names=config.TEST.COMPETITION_MODE,
         log=log,

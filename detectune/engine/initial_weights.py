@@ -1,11 +1,12 @@
 """The weights that training starts from: TRAIN.WEIGHTS, fitted by name and shape.
 
-A layer whose rows are the classes may have been trained for other classes: it starts anew, and the log says
+A layer whose rows are the classes (or keypoints) may have been trained for others: it starts anew, and the log says
 so. Any other difference in shape means that the file is of another model, and is refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from torch import nn
 from detectune.errors import WeightsError
 from detectune.weights.native import FitReport, fit_weights, load_weights
 
-CLASS_LAYERS = (
-    "box_head.cls_score.", "box_head.bbox_pred.", "mask_head.predictor.", "head.cls_score.", "head.bbox_pred.",
-)  # fmt: skip
+CLASS_LAYERS = re.compile(
+    r"box_head\.(stages\.\d+\.)?(cls_score|bbox_pred)\.|mask_head\.predictor\.|head\.(cls_score|bbox_pred)\."
+)
+POINT_LAYER = "keypoint_head.predictor."
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> str:
@@ -45,8 +47,14 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
 
 
 def is_other_classes(name: str, in_file: tuple[int, ...], in_model: tuple[int, ...]) -> bool:
-    """Whether a shape differs only because the layer was trained for another number of classes."""
-    return name.startswith(CLASS_LAYERS) and tuple(in_file)[1:] == tuple(in_model)[1:]
+    """Whether a shape differs only because the layer was trained for another number of classes or keypoints."""
+    if name.startswith(
+        POINT_LAYER
+    ):  # keypoints are the rows of a convolution, the columns of a transposed one
+        return (
+            len(in_file) == len(in_model) and sum(a != b for a, b in zip(in_file, in_model, strict=True)) == 1
+        )
+    return CLASS_LAYERS.match(name) is not None and tuple(in_file)[1:] == tuple(in_model)[1:]
 
 
 def describe_fit(path: Path, report: FitReport) -> str:
@@ -54,7 +62,7 @@ def describe_fit(path: Path, report: FitReport) -> str:
     parts = [f"TRAIN.WEIGHTS {path}: {len(report.matched)} tensors taken"]
     if report.mismatched:
         parts.append(
-            f"made for other classes, start anew: {', '.join(name for name, _, _ in report.mismatched)}"
+            f"made for other classes or keypoints, start anew: {', '.join(name for name, _, _ in report.mismatched)}"
         )
     if report.missing:
         parts.append(f"{len(report.missing)} not in the file start anew ({_some(report.missing)})")

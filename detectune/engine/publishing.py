@@ -44,10 +44,11 @@ def published_metadata(run: Run) -> dict[str, str]:
 
 
 def classes_json(info: ClassInfo) -> str:
-    """Names and category ids of labels 1..K, and the keypoint names, as JSON."""
+    """Names and category ids of labels 1..K, and their keypoints, as JSON."""
     keypoints = {
         "names": info.keypoint_names,
         "flip": info.keypoint_flip,
         "skeleton": info.keypoint_skeleton,
+        "labels": info.keypoint_labels,
     }
     return json.dumps({"names": info.names, "category_ids": info.category_ids, "keypoints": keypoints})

@@ -85,7 +85,9 @@ def build_model(
     config: Config, class_info: ClassInfo, compute: Compute, log: Callable[[str], None]
 ) -> nn.Module:
     """The detector with its initial weights, where it will run."""
-    model: nn.Module = build_detector(config, num_classes=len(class_info) + 1)
+    model: nn.Module = build_detector(
+        config, num_classes=len(class_info) + 1, num_keypoints=len(class_info.keypoint_names) or None
+    )
     if config.TRAIN.WEIGHTS:
         log(load_initial_weights(model, Path(config.TRAIN.WEIGHTS)))
     model = compute.place(model)

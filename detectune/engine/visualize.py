@@ -22,6 +22,7 @@ PALETTE = (
     (188, 189, 34), (140, 86, 75), (23, 190, 207), (227, 119, 194), (44, 160, 44),
 )  # fmt: skip
 MASK_OPACITY = 0.4
+DRAWN_LOGIT = 2.0  # keypoints must be above; Detectron's bound
 Rect = tuple[float, float, float, float]
 
 
@@ -39,7 +40,10 @@ def draw_detections(
         f"{class_info.names[label - 1]} {score:.2f}"
         for label, score in zip(labels, kept.scores.tolist(), strict=True)
     ]
-    keypoints = None if kept.keypoints is None else kept.keypoints[:, :, :3].cpu().numpy()
+    keypoints = None if kept.keypoints is None else kept.keypoints[:, :, :3].cpu().numpy().copy()
+    if keypoints is not None:
+        known = np.array([class_info.has_keypoints(label) for label in labels], dtype=bool)
+        keypoints[..., 2] = (keypoints[..., 2] > DRAWN_LOGIT) & known[:, None]
     return _draw(image, kept.boxes.cpu().numpy(), labels, texts, kept.rles, keypoints, class_info)
 
 
@@ -120,9 +124,17 @@ def _draw_keypoints(
 ) -> None:
     """Points [K, 3] whose third number is above 0, and the skeleton between them."""
     seen = points[:, 2] > 0
-    for a, b in class_info.keypoint_skeleton:
-        if seen[a] and seen[b]:
-            pen.line((*points[a, :2].tolist(), *points[b, :2].tolist()), fill=colour, width=line)
+    bones = [
+        (*points[a, :2].tolist(), *points[b, :2].tolist())
+        for a, b in class_info.keypoint_skeleton
+        if seen[a] and seen[b]
+    ]
+    for fill, width in (
+        ((255, 255, 255), line + 2),
+        (colour, line),
+    ):  # a white rim shows on the mask's own colour
+        for bone in bones:
+            pen.line(bone, fill=fill, width=width)
     radius = line + 1
     for x, y in points[seen, :2].tolist():
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=(255, 255, 255))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from hotcoco import COCO, COCOeval
 
+from detectune.ops.keypoints import keypoint_sigmas
 from detectune.structures import ClassInfo, Record
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -41,17 +43,24 @@ def evaluate_coco(
     *,
     class_info: ClassInfo,
     iou_types: Sequence[str] = ("bbox", "segm"),
+    sigmas: Sequence[float] = (),
 ) -> CocoResult:
-    """Compare result rows (image_id, category_id, bbox [x, y, w, h], score, segmentation) with the records."""
+    """Compare result rows (image_id, category_id, bbox [x, y, w, h], score, segmentation, keypoints) with the records.
+
+    Keypoints are ranked by `keypoint_score` where a row has one. `sigmas` is how much each keypoint may be off, as in
+    `ops.keypoints.keypoint_sigmas`.
+    """
     truth = coco_truth(records, class_info)
     metrics: dict[str, float | None] = {}
     curves: dict[str, dict[str, Any]] = {}
     per_class = _counts(records, rows, class_info)
     with quiet():
         ground = COCO(truth)
-        found = ground.loadRes([dict(row) for row in rows]) if rows else None
     for task in iou_types:
         names = KEYPOINT_NAMES if task == "keypoints" else NAMES
+        own = _rows_of(task, rows)
+        with quiet():
+            found = ground.loadRes(own) if own else None
         if found is None:  # nothing was found at all: every defined number is zero
             metrics |= {f"{task}/{name}": 0.0 if len(truth["annotations"]) else None for name in names}
             for name in class_info.names:
@@ -60,6 +69,10 @@ def evaluate_coco(
             continue
         with quiet():
             evaluation = COCOeval(ground, found, task)
+            if task == "keypoints":
+                evaluation.params.kpt_oks_sigmas = list(
+                    keypoint_sigmas(len(class_info.keypoint_names), sigmas)
+                )
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -115,6 +128,23 @@ def _annotation(record: Record, i: int, number: int, class_info: ClassInfo) -> d
     return entry
 
 
+def _rows_of(task: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What one task looks at.
+
+    Masks and keypoints come without the box, by which a detection's size would be measured otherwise: COCO's small and
+    large are areas of masks, and of what keypoints span.
+    """
+    if task == "bbox":
+        return [dict(row) for row in rows]
+    part = "segmentation" if task == "segm" else "keypoints"
+    own = [{name: value for name, value in row.items() if name != "bbox"} for row in rows if part in row]
+    if task == "keypoints":
+        for row in own:
+            row.pop("segmentation", None)
+            row["score"] = row.get("keypoint_score", row["score"])
+    return own
+
+
 def _counts(
     records: Sequence[Record], rows: Sequence[Mapping[str, Any]], class_info: ClassInfo
 ) -> dict[str, dict[str, float | int | None]]:
@@ -162,6 +192,7 @@ def mean_known(values: np.ndarray) -> float | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The library prints its progress and its table; ours is elsewhere."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """The library prints its progress and its table; ours is elsewhere. That other sigmas are not COCO's is known."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*kpt_oks_sigmas differ")
         yield

@@ -15,10 +15,11 @@ from detectune.models.retinanet import RetinaNet
 from detectune.models.retinanet_detections import OneStageRule
 from detectune.models.retinanet_head import RetinaNetHead
 from detectune.models.retinanet_loss import FocalRule
+from detectune.models.timm_body import TimmBody
 from detectune.ops.anchors import cell_anchors
 
 
-def build_retinanet(config: Config, body: ResNet, pyramid: Fpn, *, num_classes: int) -> RetinaNet:
+def build_retinanet(config: Config, body: ResNet | TimmBody, pyramid: Fpn, *, num_classes: int) -> RetinaNet:
     """RetinaNet with fresh weights on a body with a pyramid of the levels FPN.RPN_MIN_LEVEL to RPN_MAX_LEVEL."""
     geometry, keys, sizes = GEOMETRIES[config.MODEL.GEOMETRY], config.RETINANET, config.GROUP_NORM
     cells = {level: _cell(config, geometry, level) for level in pyramid.levels}

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from detectune.models.keypoint_head import Border
 from detectune.models.retinanet_loss import Normalizer as RetinaNetNormalizer
 from detectune.models.rpn import Normalizer
 from detectune.ops.anchors import Rounding
+from detectune.ops.keypoints import Normalization
 from detectune.ops.masks import PasteStyle, RasterStyle
 
 
@@ -48,6 +50,9 @@ class Geometry:
     keep_score_ties: bool  # DETECTIONS_PER_IM keeps what ties the last score
     mask_raster: RasterStyle
     mask_match_outlines: bool
+    keypoints_drawn_apart: bool  # the keypoint head has a sample of its own
+    heatmap_border: Border
+    heatmap_normalization: Normalization
     mask_paste: PasteStyle  # for the engine
     drop_empty_boxes: (
         bool  # for the engine: boxes that are empty once clipped to the original image are dropped
@@ -86,6 +91,9 @@ GEOMETRIES: dict[str, Geometry] = {
         keep_score_ties=True,
         mask_raster="detectron",
         mask_match_outlines=True,
+        keypoints_drawn_apart=True,
+        heatmap_border="fade",
+        heatmap_normalization="resized",
         mask_paste="detectron",
         drop_empty_boxes=False,
         retinanet_octave_major=True,
@@ -118,6 +126,9 @@ GEOMETRIES: dict[str, Geometry] = {
         keep_score_ties=False,
         mask_raster="detectron2",
         mask_match_outlines=False,
+        keypoints_drawn_apart=False,
+        heatmap_border="repeat",
+        heatmap_normalization="predicted",
         mask_paste="detectron2",
         drop_empty_boxes=True,
         retinanet_octave_major=True,
@@ -150,6 +161,9 @@ GEOMETRIES: dict[str, Geometry] = {
         keep_score_ties=False,
         mask_raster="detectron2",
         mask_match_outlines=False,
+        keypoints_drawn_apart=False,
+        heatmap_border="repeat",
+        heatmap_normalization="predicted",
         mask_paste="torchvision",
         drop_empty_boxes=False,
         retinanet_octave_major=False,

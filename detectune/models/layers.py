@@ -142,6 +142,17 @@ class Conv(nn.Conv2d):
         return super().extra_repr() + (", relu" if self.relu else "")
 
 
+class Foreign(nn.Module):
+    """A network that is not made of our layers: it changes precision as a whole, and casts what it is given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x.to(next(self.network.parameters()).dtype))
+
+
 def xavier(weight: Tensor) -> Tensor:
     """Caffe2's XavierFill: uniform with bound sqrt(3 / fan_in)."""
     bound = math.sqrt(3.0 / weight[0].numel())
@@ -220,7 +231,7 @@ def fuse_for_inference(
     if one_pass:
         fused.to(memory_format=torch.channels_last)
     for module in fused.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm | Foreign):
             module.to(dtype)
         if isinstance(module, Conv):
             module.in_one_pass = one_pass and module.norm is None

@@ -1,4 +1,4 @@
-"""Faster R-CNN (Ren 2015) and Mask R-CNN (He 2017), put together from their parts.
+"""Faster R-CNN (Ren 2015), Mask R-CNN and Keypoint R-CNN (He 2017), put together from their parts.
 
 Shape legend
     B  images    H, W  pixels of the padded batch    P  proposals per image    R  regions of all images
@@ -8,32 +8,48 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from detectune.models.box_head import BoxHead
+from detectune.models.cascade import CascadeHead
 from detectune.models.detections import DetectionRule, select_detections
+from detectune.models.keypoint_head import KeypointHead, PoseRule, place_keypoints
 from detectune.models.mask_head import MaskHead
 from detectune.models.pixels import normalize_pixels
 from detectune.models.roi_pooler import RoiPooler
 from detectune.models.rpn import Proposals, Rpn, ScoredAnchors
-from detectune.models.targets import RegionSampling, at_least_one_row, sample_regions
-from detectune.structures import Batch, Detections, ImageBatch, ImageInfo
+from detectune.models.targets import (
+    Candidates,
+    Regions,
+    RegionSampling,
+    at_least_one_row,
+    draw_posed_regions,
+    draw_regions,
+    keypoint_inside,
+    region_candidates,
+)
+from detectune.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
 
 Features = dict[int, Tensor]
 
 
 class RCNN(nn.Module):
-    """Images to regions to boxes, and to masks if there is a mask head.
+    """Images to regions to boxes, and to masks and keypoints if there are heads for them.
 
     Args:
         backbone: normalised images [B, 3, H, W] to {level: features}.
         rpn: proposes regions.
         box_pooler, box_head: name and refine them.
         mask_pooler, mask_head: draw masks; both or neither.
+        keypoint_pooler, keypoint_head: find keypoints; both or neither.
         region_sampling: which regions count in the heads' losses.
         detection_rule: what counts as a detection.
+        pose_rule: how heat maps become keypoints.
+        keypoints_drawn_apart: the keypoint head learns from a sample of its own (Detectron), not from the foreground of
+            the box head's.
         pixel_mean, pixel_std: RGB, for pixels 0..255.
         clip_proposals_to: in tests proposals may reach as far as the image's sides rounded up to a multiple of this.
         drop_padding: leave out rows that only pad, which makes shapes depend on values. None: on a CPU only.
@@ -47,12 +63,16 @@ class RCNN(nn.Module):
         backbone: nn.Module,
         rpn: Rpn,
         box_pooler: RoiPooler,
-        box_head: BoxHead,
+        box_head: BoxHead | CascadeHead,
         mask_pooler: RoiPooler | None = None,
         mask_head: MaskHead | None = None,
+        keypoint_pooler: RoiPooler | None = None,
+        keypoint_head: KeypointHead | None = None,
         *,
         region_sampling: RegionSampling,
         detection_rule: DetectionRule,
+        pose_rule: PoseRule | None = None,
+        keypoints_drawn_apart: bool = False,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         clip_proposals_to: int = 1,
@@ -63,7 +83,10 @@ class RCNN(nn.Module):
         self.rpn = rpn
         self.box_pooler, self.box_head = box_pooler, box_head
         self.mask_pooler, self.mask_head = mask_pooler, mask_head
+        self.keypoint_pooler, self.keypoint_head = keypoint_pooler, keypoint_head
         self.region_sampling, self.detection_rule = region_sampling, detection_rule
+        self.pose_rule = pose_rule or PoseRule()
+        self.keypoints_drawn_apart = keypoints_drawn_apart
         self.clip_proposals_to = clip_proposals_to
         self.drop_padding = drop_padding
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
@@ -82,28 +105,37 @@ class RCNN(nn.Module):
         out = self.rpn.losses(scored, targets, images.sizes, generator)
         units = original_units(images)
         proposals = self.rpn.propose(scored, images.sizes, self.rpn.train_rule, units)
-        regions = sample_regions(
-            proposals.boxes, proposals.valid, targets, self.region_sampling, generator,
-            drop_padding=drop, units=units,
-        )  # fmt: skip
-        pooled = self.box_pooler(features, regions.boxes, regions.image_index, static=not drop)
-        out |= self.box_head.losses(self.box_head(pooled), regions, targets)
+        candidates = region_candidates(proposals.boxes, proposals.valid, targets, self.region_sampling, units)
+        regions = draw_regions(candidates, targets, self.region_sampling, generator, drop_padding=drop)
+        pool = partial(self.box_pooler, features, static=not drop)
+        if isinstance(self.box_head, CascadeHead):
+            out |= self.box_head.losses(pool, regions, targets, images.sizes)
+        else:
+            said = self.box_head(pool(regions.boxes, regions.image_index))
+            out |= self.box_head.losses(said, regions, targets)
         if self.mask_head is not None and self.mask_pooler is not None:
             inside = regions.foreground(self.region_sampling, drop_padding=drop)
             pooled = self.mask_pooler(features, inside.boxes, inside.image_index, static=not drop)
             out |= self.mask_head.losses(self.mask_head(pooled), inside, targets, static=not drop)
+        if self.keypoint_head is not None and self.keypoint_pooler is not None:
+            posed = self._posed_regions(candidates, regions, targets, generator, drop=drop)
+            pooled = self.keypoint_pooler(features, posed.boxes, posed.image_index, static=not drop)
+            out |= self.keypoint_head.losses(self.keypoint_head(pooled), posed, targets)
         return out
 
     @torch.no_grad()
     def predict(self, images: ImageBatch) -> list[Detections]:
-        """Detections of each image, network frame, best first, with mask probabilities if there is a mask head."""
+        """Detections of each image, network frame, best first, with mask probabilities and keypoints if there are heads
+        for them."""
         features, scored = self._propose_from(images)
         sizes = self._clipping_sizes(images.sizes)
         proposals = self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
         found = self.detect(features, proposals, images)
-        if self.mask_head is None:
-            return found
-        return self.add_masks(features, found)
+        if self.mask_head is not None:
+            found = self.add_masks(features, found)
+        if self.keypoint_head is not None:
+            found = self.add_keypoints(features, found, images)
+        return found
 
     def detect(self, features: Features, proposals: Proposals, images: ImageBatch) -> list[Detections]:
         """The box head's view of the proposals."""
@@ -116,29 +148,44 @@ class RCNN(nn.Module):
             counts = proposals.valid.sum(1).tolist()
         else:
             counts = [count] * batch
-        out = self.box_head(self.box_pooler(features, boxes, image_index, static=not drop))
-        scores = out.logits.float().softmax(1)
+        pool = partial(self.box_pooler, features, static=not drop)
+        if isinstance(self.box_head, CascadeHead):
+            unit = original_units(images)[image_index] if self.detection_rule.original_frame else None
+            boxes, scores, deltas = self.box_head(pool, boxes, image_index, images.sizes, unit)
+        else:
+            out = self.box_head(pool(boxes, image_index))
+            scores, deltas = out.logits.float().softmax(1), out.deltas
         if not drop:
             scores = scores.masked_fill(~valid[:, None], 0.0)
         return [
-            self._detect_image(boxes[rows], scores[rows], out.deltas[rows], images.infos[i], images.sizes[i])
+            self._detect_image(boxes[rows], scores[rows], deltas[rows], images.infos[i], images.sizes[i])
             for i, rows in enumerate(_slices(counts))
         ]
 
     def add_masks(self, features: Features, found: list[Detections]) -> list[Detections]:
         """The same detections with masks."""
         assert self.mask_head is not None and self.mask_pooler is not None
-        boxes, labels = torch.cat([d.boxes for d in found]), torch.cat([d.labels for d in found])
-        counts = [len(d) for d in found]
-        image_index = torch.repeat_interleave(
-            torch.arange(len(found), device=boxes.device), torch.tensor(counts, device=boxes.device)
-        )
-        static = boxes.device.type != "cpu"
-        pooled = self.mask_pooler(features, boxes, image_index, static=static)
-        masks = self.mask_head.predict(pooled, labels)
+        pooled = _pooled_detections(self.mask_pooler, features, found)
+        masks = self.mask_head.predict(pooled, torch.cat([d.labels for d in found]))
         return [
             Detections(d.boxes, d.scores, d.labels, masks=masks[rows])
-            for d, rows in zip(found, _slices(counts), strict=True)
+            for d, rows in zip(found, _slices([len(d) for d in found]), strict=True)
+        ]
+
+    def keypoint_maps(self, features: Features, found: list[Detections]) -> list[Tensor]:
+        """Logits float32 [N, K, S, S] of each image's detections."""
+        assert self.keypoint_head is not None and self.keypoint_pooler is not None
+        maps = self.keypoint_head(_pooled_detections(self.keypoint_pooler, features, found)).float()
+        return [maps[rows] for rows in _slices([len(d) for d in found])]
+
+    def add_keypoints(
+        self, features: Features, found: list[Detections], images: ImageBatch
+    ) -> list[Detections]:
+        """The same detections with keypoints, fewer if poses suppress each other."""
+        maps = self.keypoint_maps(features, found)
+        return [
+            place_keypoints(own, d, (info.scale_x, info.scale_y), self.pose_rule)
+            for own, d, info in zip(maps, found, images.infos, strict=True)
         ]
 
     def normalize(self, images: ImageBatch) -> Tensor:
@@ -151,6 +198,25 @@ class RCNN(nn.Module):
         features = self.backbone(self.normalize(images))
         height, width = images.tensor.shape[-2:]
         return features, self.rpn(features, (height, width))
+
+    def _posed_regions(
+        self,
+        candidates: Candidates,
+        regions: Regions,
+        targets: Targets,
+        generator: torch.Generator | None,
+        *,
+        drop: bool,
+    ) -> Regions:
+        """What the keypoint head learns from: foreground, as far as padding may be dropped with keypoints inside."""
+        sampling = self.region_sampling
+        if self.keypoints_drawn_apart:
+            return draw_posed_regions(candidates, targets, sampling, generator, drop_padding=drop)
+        inside = regions.foreground(sampling, drop_padding=drop)
+        if not drop or targets.keypoints is None:
+            return inside
+        points = targets.keypoints[inside.image_index, inside.gt_index]
+        return inside[keypoint_inside(points, inside.boxes)]
 
     def _detect_image(
         self, boxes: Tensor, scores: Tensor, deltas: Tensor, info: ImageInfo, size: Tensor
@@ -182,6 +248,14 @@ def original_units(images: ImageBatch) -> Tensor:
     if images.tensor.is_cuda:
         units = units.pin_memory()
     return units.to(images.tensor.device, non_blocking=True)
+
+
+def _pooled_detections(pooler: RoiPooler, features: Features, found: list[Detections]) -> Tensor:
+    """The features of all images' detections [R, C, M, M]."""
+    boxes = torch.cat([d.boxes for d in found])
+    counts = torch.tensor([len(d) for d in found], device=boxes.device)
+    image_index = torch.repeat_interleave(torch.arange(len(found), device=boxes.device), counts)
+    return pooler(features, boxes, image_index, static=boxes.device.type != "cpu")
 
 
 def _slices(counts: Sequence[int]) -> list[slice]:

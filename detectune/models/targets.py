@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from detectune.ops.matching import match_anchors, sample_rows
+from detectune.ops.matching import Sampled, match_anchors, sample_rows
 from detectune.structures import Targets
 
 _SCRATCH_ELEMENTS = 2**24
@@ -37,6 +37,17 @@ class RegionSampling:
     def max_fg(self) -> int:
         """Foreground regions per image, at most."""
         return int(self.batch_size * self.fg_fraction)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every region that may be sampled: proposals, then the objects themselves. N = P + G."""
+
+    boxes: Tensor  # float32 [B, N, 4]
+    fg: Tensor  # bool [B, N]
+    bg: Tensor  # bool [B, N]
+    gt_index: Tensor  # int64 [B, N]: the object that a region overlaps most
+    unit: Tensor | None  # float32 [B, 4]; see `Regions`
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,10 @@ class Regions:
         if self.unit is None:
             return coordinates
         return coordinates / self.unit.view(-1, *[1] * (coordinates.dim() - 2), 4)
+
+    def measured_points(self, points: Tensor) -> Tensor:
+        """Network points [R, K, 2] in the frame in which targets are measured."""
+        return points if self.unit is None else points / self.unit[:, None, :2]
 
     def foreground(self, sampling: RegionSampling, *, drop_padding: bool) -> Regions:
         """Only the foreground; with padding a fixed number of rows per image, whose is_fg tells which are real."""
@@ -142,6 +157,19 @@ def sample_regions(
     R is B * batch_size, unless padding is dropped, which makes it depend on the values (and a GPU wait). `units`
     [B, 4], network over original pixels (x, y, x, y), is needed if the sampling measures in the original frame.
     """
+    candidates = region_candidates(proposals, proposals_valid, targets, sampling, units)
+    return draw_regions(candidates, targets, sampling, generator, drop_padding=drop_padding)
+
+
+@torch.no_grad()
+def region_candidates(
+    proposals: Tensor,
+    proposals_valid: Tensor,
+    targets: Targets,
+    sampling: RegionSampling,
+    units: Tensor | None = None,
+) -> Candidates:
+    """What `sample_regions` draws from."""
     gt_valid = targets.valid & ~targets.is_crowd
     boxes = torch.cat((proposals, targets.boxes.to(proposals.dtype)), dim=1)  # [B, P + G, 4]
     valid = torch.cat((proposals_valid, gt_valid), dim=1)
@@ -162,16 +190,69 @@ def sample_regions(
         covered = covered_by_crowd(candidates, seen, sampling.crowd_overlap, offset=sampling.offset)
         free = ~torch.cat((covered, torch.zeros_like(gt_valid)), dim=1)
         fg, bg = fg & free, bg & free
+    return Candidates(boxes, fg, bg, matches.index, units if sampling.original_frame else None)
+
+
+@torch.no_grad()
+def draw_regions(
+    candidates: Candidates,
+    targets: Targets,
+    sampling: RegionSampling,
+    generator: torch.Generator | None,
+    *,
+    drop_padding: bool,
+) -> Regions:
+    """`batch_size` foreground and background regions of each image; see `sample_regions`."""
     picked = sample_rows(
-        fg, bg, num=sampling.batch_size, fg_fraction=sampling.fg_fraction, generator=generator
+        candidates.fg, candidates.bg, num=sampling.batch_size, fg_fraction=sampling.fg_fraction,
+        generator=generator,
+    )  # fmt: skip
+    return _picked_regions(candidates, targets, picked, drop_padding=drop_padding)
+
+
+@torch.no_grad()
+def draw_posed_regions(
+    candidates: Candidates,
+    targets: Targets,
+    sampling: RegionSampling,
+    generator: torch.Generator | None,
+    *,
+    drop_padding: bool,
+) -> Regions:
+    """At most `max_fg` of an image's foreground regions with a labelled keypoint inside, whatever the box head drew.
+
+    So Detectron does, whose keypoint head thus sees as many regions as can be had.
+    """
+    assert targets.keypoints is not None
+    row = candidates.gt_index[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
+    posed = keypoint_inside(targets.keypoints.gather(1, row), candidates.boxes)
+    picked = sample_rows(
+        candidates.fg & posed,
+        torch.zeros_like(posed),
+        num=sampling.max_fg,
+        fg_fraction=1.0,
+        generator=generator,
     )
-    gt_index = matches.index.gather(1, picked.index)
+    return _picked_regions(candidates, targets, picked, drop_padding=drop_padding)
+
+
+def keypoint_inside(keypoints: Tensor, boxes: Tensor) -> Tensor:
+    """Bool [...]: a labelled keypoint of keypoints [..., K, 3] lies in its box [..., 4], border included."""
+    x, y, visibility = keypoints.unbind(-1)
+    x1, y1, x2, y2 = boxes[..., None, :].unbind(-1)
+    return ((x >= x1) & (x <= x2) & (y >= y1) & (y <= y2) & (visibility > 0)).any(-1)
+
+
+def _picked_regions(
+    candidates: Candidates, targets: Targets, picked: Sampled, *, drop_padding: bool
+) -> Regions:
+    gt_index = candidates.gt_index.gather(1, picked.index)
     labels = targets.labels.gather(1, gt_index).where(picked.is_fg, 0)
     batch, num = picked.index.shape
-    image_index = torch.arange(batch, device=boxes.device)[:, None].expand(batch, num)
+    boxes, unit = candidates.boxes, candidates.unit
+    image_index = torch.arange(batch, device=boxes.device)[:, None].expand(batch, num).flatten()
     regions = Regions(
-        rows_of(boxes, picked.index).flatten(0, 1), image_index.flatten(), labels.flatten(),
-        gt_index.flatten(), picked.is_fg.flatten(), picked.valid.flatten(),
-        units[image_index.flatten()] if sampling.original_frame and units is not None else None,
+        rows_of(boxes, picked.index).flatten(0, 1), image_index, labels.flatten(), gt_index.flatten(),
+        picked.is_fg.flatten(), picked.valid.flatten(), None if unit is None else unit[image_index],
     )  # fmt: skip
     return regions[regions.valid] if drop_padding else regions

@@ -25,6 +25,16 @@ COCO_SIGMAS = (
 )  # fmt: skip
 """How far annotators disagree about each of COCO's 17 keypoints, as a fraction of the object's scale."""
 
+OTHER_SIGMA = 0.05
+"""The same for keypoints that nobody measured: near the median of COCO's."""
+
+
+def keypoint_sigmas(num_keypoints: int, given: Sequence[float] = ()) -> tuple[float, ...]:
+    """`given`, else COCO's for its 17 keypoints, else `OTHER_SIGMA` for each."""
+    if given:
+        return tuple(given)
+    return COCO_SIGMAS if num_keypoints == len(COCO_SIGMAS) else (OTHER_SIGMA,) * num_keypoints
+
 
 def keypoints_to_cells(keypoints: Tensor, boxes: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
     """The heat map cell of each keypoint: (cell, valid), int64 and bool [R, K], from keypoints [R, K, 3] (x, y,

@@ -30,7 +30,7 @@ def find(run: RunRecord) -> list[Finding]:
 
 
 def main_metric(names: Sequence[str]) -> str | None:
-    """The metric that stands for a run: mask AP where there are masks, else box AP."""
+    """The metric that stands for a run: mask AP where there are masks, else keypoint AP, else box AP."""
     return next((name for name in ("segm/AP", "keypoints/AP", "bbox/AP") if name in names), None)
 
 

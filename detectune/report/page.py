@@ -22,7 +22,7 @@ from detectune.report.run import Evaluation, Row, RunRecord, Sample, number, rea
 TEMPLATES = Path(__file__).parent / "templates"
 TASK_NAMES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoint"}
 METRICS = {
-    "AP": "mean over IoU 0.50 to 0.95",
+    "AP": "mean over IoU (keypoints: OKS) 0.50 to 0.95",
     "AP50": "IoU 0.50: found at all",
     "AP75": "IoU 0.75: fits well",
     "APs": "small, below 32² pixels",
@@ -31,11 +31,13 @@ METRICS = {
     "AR1": "recall with 1 detection an image",
     "AR10": "recall with 10",
     "AR100": "recall with 100",
+    "AR": "recall of keypoints with 20",
 }
 UNDEFINED = "\u2013"  # en dash
 HEADS = {
     "RETINANET.RETINANET_ON": "RetinaNet",
     "MODEL.RPN_ONLY": "RPN",
+    "MODEL.CASCADE_ON": "Cascade R-CNN",
     "MODEL.MASK_ON": "Mask R-CNN",
     "MODEL.KEYPOINTS_ON": "Keypoint R-CNN",
 }

@@ -1,7 +1,8 @@
 """Blobs in Detectron's (Caffe2) names and layout, to our state dict and back; files are not read here.
 
 There images are BGR, frozen norms have only a scale and a shift (read as mean 0, variance 1 - eps), class-agnostic
-boxes have unused rows for the background, and pyramid blobs are named after the last block of their stage.
+boxes have unused rows for the background, and pyramid blobs are named after the last block of their stage. The fixed
+bilinear enlargement of keypoints' heat maps is stored there (`kps_score` behind `kps_score_lowres`), here it is not.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ _NAMES = Renamer(
         ("_mask_fcn{n}_{p}", "mask_head.conv{n}.{p}"),
         ("conv5_mask_{p}", "mask_head.upsample.{p}"),
         ("mask_fcn_logits_{p}", "mask_head.predictor.{p}"),
+        ("conv_fcn{n}_{p}", "keypoint_head.conv{n}.{p}"),
+        ("_[pose]_res5_{n2}_branch1_{p}", "keypoint_head.stage.{n2}.shortcut.{p}"),
+        ("_[pose]_res5_{n2}_branch2a_{p}", "keypoint_head.stage.{n2}.conv1.{p}"),
+        ("_[pose]_res5_{n2}_branch2b_{p}", "keypoint_head.stage.{n2}.conv2.{p}"),
+        ("_[pose]_res5_{n2}_branch2c_{p}", "keypoint_head.stage.{n2}.conv3.{p}"),
+        ("kps_deconv_{p}", "keypoint_head.deconv.{p}"),
+        ("kps_score_lowres_{p}", "keypoint_head.predictor.{p}"),
+        ("kps_score_{p}", "keypoint_head.predictor.{p}"),
     ]
 )
 
@@ -68,10 +77,11 @@ def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) ->
     `FitReport` lists them.
     """
     out: dict[str, Tensor] = {}
+    fixed = ("kps_score_w", "kps_score_b") if "kps_score_lowres_w" in blobs else ()
     for theirs, array in blobs.items():
         value = torch.as_tensor(array)
         name = _our_name(theirs)
-        if theirs.endswith("_momentum"):
+        if theirs.endswith("_momentum") or theirs in fixed:
             continue
         if name is None:
             out[theirs] = value
@@ -88,8 +98,13 @@ def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) ->
     return out
 
 
-def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -> dict[str, Tensor]:
-    """The inverse of `from_detectron`. Statistics of norms are folded into their scale and shift."""
+def to_detectron(
+    state: Mapping[str, Tensor], *, agnostic_boxes: bool = False, keypoint_upscale: int = 2
+) -> dict[str, Tensor]:
+    """The inverse of `from_detectron`. Statistics of norms are folded into their scale and shift.
+
+    `keypoint_upscale` is KRCNN.UP_SCALE.
+    """
     last_block: dict[str, int] = {}
     for name in state:
         if match := re.match(r"backbone\.res(\d)\.(\d+)\.", name):
@@ -105,10 +120,14 @@ def to_detectron(state: Mapping[str, Tensor], *, agnostic_boxes: bool = False) -
         frozen = f"{stem}.norm.running_var" in state
         if part.endswith(("running_mean", "running_var")):
             continue
+        if stem == "keypoint_head.predictor" and keypoint_upscale > 1 and part == "weight":
+            out |= _enlargement(value.shape[1] if value.shape[-1] > 1 else value.shape[0], keypoint_upscale)
         theirs = _their_name(stem, part, frozen=frozen, last_block=last_block, levels=levels, state=state)
         if theirs is None:
             out[name] = value
             continue
+        if keypoint_upscale <= 1:
+            theirs = theirs.replace("kps_score_lowres_", "kps_score_")
         if frozen and part.startswith("norm."):
             scale, shift = _folded(state, f"{stem}.norm")
             value = scale if part == "norm.weight" else shift
@@ -165,6 +184,14 @@ def _their_name(
         return f"{'_mask' if grouped else '_[mask]'}_fcn{match[1]}_{suffix}"
     theirs = _NAMES.theirs(f"{stem}.P")
     return None if theirs is None else f"{theirs.removesuffix('P')}{suffix}"
+
+
+def _enlargement(num_keypoints: int, factor: int) -> dict[str, Tensor]:
+    """The fixed transposed convolution that enlarges each heat map bilinearly."""
+    tent = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
+    weight = torch.zeros((num_keypoints, num_keypoints, 2 * factor, 2 * factor))
+    weight[range(num_keypoints), range(num_keypoints)] = tent[:, None] * tent[None, :]
+    return {"kps_score_w": weight, "kps_score_b": torch.zeros(num_keypoints)}
 
 
 def _folded(state: Mapping[str, Tensor], norm: str) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """State dicts in detectron2's names and layout, to ours and back.
 
-There the background is the last class and has neither boxes nor masks; images are usually BGR.
+There the background is the last class and has neither boxes nor masks; images are usually BGR. The stages of a cascade
+have their layers in one list and their predictors in another.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _NAMES = Renamer(
         ("proposal_generator.rpn_head.conv.{rest}", "rpn.conv.{rest}"),
         ("proposal_generator.rpn_head.objectness_logits.{rest}", "rpn.objectness.{rest}"),
         ("proposal_generator.rpn_head.anchor_deltas.{rest}", "rpn.deltas.{rest}"),
+        ("roi_heads.box_head.{n}.{rest}", "box_head.stages.{n}.{rest}"),
+        ("roi_heads.box_predictor.{n}.{rest}", "box_head.stages.{n}.{rest}"),
         ("roi_heads.box_predictor.cls_score.{rest}", "box_head.cls_score.{rest}"),
         ("roi_heads.box_predictor.bbox_pred.{rest}", "box_head.bbox_pred.{rest}"),
         ("roi_heads.box_head.{rest}", "box_head.{rest}"),
@@ -36,6 +39,8 @@ _NAMES = Renamer(
         ("roi_heads.mask_head.predictor.{rest}", "mask_head.predictor.{rest}"),
         ("head.cls_score.{rest}", "head.cls_score.{rest}"),
         ("head.bbox_pred.{rest}", "head.bbox_pred.{rest}"),
+        ("roi_heads.keypoint_head.conv_fcn{n}.{rest}", "keypoint_head.conv{n}.{rest}"),
+        ("roi_heads.keypoint_head.score_lowres.{rest}", "keypoint_head.predictor.{rest}"),
     ]
 )
 
@@ -44,6 +49,8 @@ _TOWER = re.compile(r"head\.(cls|bbox)_subnet\.(\d+)\.(weight|bias)")
 _OUR_TOWER = re.compile(r"head\.(cls|bbox)_conv(\d+)\.(norm\.)?(weight|bias)")
 
 _STEM = "backbone.stem.conv1.weight"
+_CLASS_SCORES = re.compile(r"box_head\.(stages\.\d+\.)?cls_score\.")
+_STAGE_PREDICTOR = re.compile(r"box_head\.stages\.(\d+)\.((?:cls_score|bbox_pred)\..+)")
 
 
 def from_detectron2(
@@ -70,7 +77,7 @@ def from_detectron2(
             continue
         if name == _STEM and bgr:
             value = swap_colours(value)
-        elif name.startswith("box_head.cls_score."):
+        elif _CLASS_SCORES.match(name):
             value = background_first(value)
         elif name.startswith("box_head.bbox_pred.") and not agnostic_boxes:
             value = add_background(value, 4)
@@ -91,13 +98,13 @@ def to_detectron2(
     out: dict[str, Tensor] = {}
     step = 3 if any(name.startswith("head.cls_conv1.norm.") for name in state) else 2
     for name, value in state.items():
-        theirs = _their_tower_name(name, step) or _NAMES.theirs(name)
+        theirs = _their_tower_name(name, step) or _their_name(name)
         if theirs is None:
             out[name] = value
             continue
         if name == _STEM and bgr:
             value = swap_colours(value)
-        elif name.startswith("box_head.cls_score."):
+        elif _CLASS_SCORES.match(name):
             value = background_last(value)
         elif name.startswith("box_head.bbox_pred.") and not agnostic_boxes:
             value = drop_background(value, 4)
@@ -126,3 +133,9 @@ def _their_tower_name(name: str, step: int) -> str | None:
     if match is None:
         return None
     return f"head.{match[1]}_subnet.{(int(match[2]) - 1) * step + bool(match[3])}.{match[4]}"
+
+
+def _their_name(name: str) -> str | None:
+    if match := _STAGE_PREDICTOR.fullmatch(name):
+        return f"roi_heads.box_predictor.{match[1]}.{match[2]}"
+    return _NAMES.theirs(name)

@@ -43,6 +43,7 @@ _HEADS = [
     ("roi_heads.mask_predictor.mask_fcn_logits.{p}", "mask_head.predictor.{p}"),
     (f"{_SCORE}{{p}}", "head.cls_score.{p}"),
     (f"{_BOX}{{p}}", "head.bbox_pred.{p}"),
+    ("roi_heads.keypoint_predictor.kps_score_lowres.{p}", "keypoint_head.predictor.{p}"),
 ]
 
 # RetinaNet: a head for each of classes and boxes
@@ -55,6 +56,7 @@ _DETECTOR = Renamer([(f"backbone.body.{theirs}", f"backbone.{ours}") for theirs,
 _CLASSIFIER = Renamer([(theirs, f"backbone.{ours}") for theirs, ours in _BODY])
 
 _NEW_MASK_CONV = re.compile(r"roi_heads\.mask_head\.(\d+)\.0\.(\w+)")
+_KEYPOINT_CONV = re.compile(r"roi_heads\.keypoint_head\.(\d+)\.(\w+)")
 _PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?:0\.)?(weight|bias)")
 _EXTRA = re.compile(r"backbone\.fpn\.extra_blocks\.p(\d+)\.(weight|bias)")
 _OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(weight|bias)")
@@ -133,6 +135,8 @@ def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
         old = match[3] is None  # before 0.13 a list of convolutions and ReLUs in turn
         layer = int(match[2]) // 2 if old else int(match[2])
         return f"head.{_TOWERS[match[1]]}_conv{layer + 1}.{'norm.' if match[3] == '1' else ''}{match[4]}"
+    elif match := _KEYPOINT_CONV.fullmatch(theirs):  # every other entry of the sequence is a ReLU
+        return f"keypoint_head.conv{int(match[1]) // 2 + 1}.{match[2]}"
     else:
         name = _DETECTOR.ours(theirs)
     return None if name is None else _shifted(name, "res", 1)
@@ -149,6 +153,8 @@ def _their_name(name: str, lowest_level: int) -> str | None:
     if match := _OUR_TOWER.fullmatch(name):
         head = "classification" if match[1] == "cls" else "regression"
         return f"head.{head}_head.conv.{int(match[2]) - 1}.{int(bool(match[3]))}.{match[4]}"
+    if match := re.fullmatch(r"keypoint_head\.conv(\d+)\.(weight|bias)", name):
+        return f"roi_heads.keypoint_head.{2 * (int(match[1]) - 1)}.{match[2]}"
     return _DETECTOR.theirs(_shifted(name, "res", -1))
 
 

@@ -72,6 +72,15 @@ OWN = {
     "TEST.COMPILE": False,
     "TEST.IMS_PER_BATCH": 1,
     "DATASETS": {},
+    "FAST_RCNN.SMOOTH_L1_BETA": -1.0,
+    "KRCNN.OKS_SIGMAS": (),
+    "MODEL.CASCADE_ON": False,
+    "CASCADE.IOUS": (0.5, 0.6, 0.7),
+    "CASCADE.BBOX_REG_WEIGHTS": (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    ),
 }
 
 

@@ -25,7 +25,7 @@ TYPES = {
 }
 CHECKED = {
     "type", "enum", "pattern", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minItems",
-    "maxItems", "items", "prefixItems", "properties", "required", "additionalProperties",
+    "maxItems", "items", "prefixItems", "properties", "required", "additionalProperties", "anyOf",
 }  # fmt: skip
 SHOWN = {"$schema", "title", "description", "default", "deprecated", "x-knob"}
 
@@ -35,6 +35,8 @@ def complaints(value: Any, schema: dict[str, Any], path: str = "") -> Iterator[s
     assert set(schema) <= CHECKED | SHOWN, (
         f"{path}: this checker does not know {set(schema) - CHECKED - SHOWN}"
     )
+    if "anyOf" in schema and all(list(complaints(value, one, path)) for one in schema["anyOf"]):
+        yield f"{path} is none of the alternatives"
     kind = schema.get("type")
     if kind and (not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")):
         yield f"{path} is no {kind}"
@@ -99,7 +101,8 @@ def test_every_key_is_found_by_its_path_and_described() -> None:
         if key != "ROOT_DIR":  # the working directory: no business of a file that is passed on
             assert node["default"] == as_json(knob.default), key
         if knob.choices is not None and knob.element is None:
-            assert node["enum"] == list(knob.choices), key
+            named = node["anyOf"][0] if "anyOf" in node else node  # and what a pattern allows besides
+            assert named["enum"] == list(knob.choices), key
         assert node["x-knob"]["kind"] == knob.kind
         assert node.get("deprecated", False) == (knob.obsolete is not None)
 

@@ -112,7 +112,9 @@ class Tiny:
             config.RNG_SEED, training, position, size, self.broken_at, self.class_info, records=records
         )
 
-    def build_detector(self, config: Config, *, num_classes: int | None = None) -> nn.Module:
+    def build_detector(
+        self, config: Config, *, num_classes: int | None = None, num_keypoints: int | None = None
+    ) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.RNG_SEED)
             return self.model()

@@ -107,7 +107,15 @@ def test_freshly_built_predictors_are_small(make_config: Callable[..., Any]) -> 
     ("overrides", "words"),
     [
         ({"MODEL.TYPE": "rfcn"}, ["rfcn", "generalized_rcnn", "retinanet"]),
-        ({"MODEL.KEYPOINTS_ON": True}, ["KEYPOINTS_ON", "Mask"]),
+        ({"MODEL.KEYPOINTS_ON": True}, ["KRCNN.NUM_KEYPOINTS", "data set"]),
+        (
+            {"MODEL.KEYPOINTS_ON": True, "KRCNN.NUM_KEYPOINTS": 3, "KRCNN.ROI_KEYPOINTS_HEAD": ""},
+            ["KRCNN.ROI_KEYPOINTS_HEAD", "v1convX"],
+        ),
+        (
+            {"MODEL.KEYPOINTS_ON": True, "KRCNN.NUM_KEYPOINTS": 3, "KRCNN.OKS_SIGMAS": (0.1,)},
+            ["KRCNN.OKS_SIGMAS", "3 keypoints"],
+        ),
         ({"MODEL.FASTER_RCNN": False}, ["FASTER_RCNN"]),
         (
             {"MODEL.CONV_BODY": "ResNet.add_ResNet50_conv4_body"},

@@ -15,14 +15,21 @@ import pytest
 import torch
 
 from detectune.models.box_head import BoxHead
+from detectune.models.keypoint_head import KeypointHead, PoseRule, place_keypoints
 from detectune.models.layers import msra
 from detectune.models.mask_head import MaskHead
 from detectune.models.rpn import ProposalRule, Rpn, RpnSampling, ScoredAnchors
-from detectune.models.targets import Regions, RegionSampling, sample_regions
+from detectune.models.targets import (
+    Regions,
+    RegionSampling,
+    draw_posed_regions,
+    region_candidates,
+    sample_regions,
+)
 from detectune.ops.anchors import cell_anchors, grid_anchors
 from detectune.ops.boxes import box_iou, encode_boxes
 from detectune.ops.masks import segmentation_edges
-from detectune.structures import Targets
+from detectune.structures import Detections, Targets
 
 RPN_CASES = ("001", "002", "003", "005", "007", "008", "010", "011", "012", "014", "015", "016")
 HEAD_CASES = ("000", "001", "004", "005", "006", "007")
@@ -199,22 +206,39 @@ def _claimed_by_crowd(
     return (targets.is_crowd[image.long(), best] & (overlap.amax(1) > 0)).numpy()
 
 
-def _sorted_regions(case: dict[str, Any], arrays: dict[str, np.ndarray], targets: Targets) -> Regions:
+def _proposals(
+    case: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Proposals [2, P, 4], which of them are real, and network over original pixels [2, 4]."""
     rois = torch.from_numpy(arrays["in/rois"])
     per_image = [rois[rois[:, 0] == i, 1:] for i in range(2)]
     count = max(len(r) for r in per_image)
     proposals, valid = torch.zeros(2, count, 4), torch.zeros(2, count, dtype=torch.bool)
     for i, boxes in enumerate(per_image):
         proposals[i, : len(boxes)], valid[i, : len(boxes)] = boxes, True
-    sampling = RegionSampling(
-        batch_size=count + targets.labels.shape[1], fg_fraction=1.0, offset=1.0, original_frame=True,
-        bg_thresh_lo=case["cfg"]["TRAIN.BG_THRESH_LO"], 
+    return proposals, valid, torch.tensor(case["params"]["im_scales"])[:, None].expand(2, 4)
+
+
+def _everything(case: dict[str, Any], proposals: torch.Tensor, targets: Targets) -> RegionSampling:
+    """A sample large enough for every candidate."""
+    return RegionSampling(
+        batch_size=proposals.shape[1] + targets.labels.shape[1], fg_fraction=1.0, offset=1.0, original_frame=True,
+        bg_thresh_lo=case["cfg"]["TRAIN.BG_THRESH_LO"],
     )  # fmt: skip
-    units = torch.tensor(case["params"]["im_scales"])[:, None].expand(2, 4)
-    regions = sample_regions(proposals, valid, targets, sampling, None, drop_padding=True, units=units)
+
+
+def _in_order(regions: Regions, case: dict[str, Any], targets: Targets) -> Regions:
+    """Sorted as the records are, without what a crowd claims."""
     keys = (*regions.boxes.numpy().round(2).T[::-1], regions.image_index.numpy())
     regions = regions[torch.from_numpy(np.lexsort(keys))]
     return regions[torch.from_numpy(~_claimed_by_crowd(regions.boxes, regions.image_index, targets, case))]
+
+
+def _sorted_regions(case: dict[str, Any], arrays: dict[str, np.ndarray], targets: Targets) -> Regions:
+    proposals, valid, units = _proposals(case, arrays)
+    sampling = _everything(case, proposals, targets)
+    regions = sample_regions(proposals, valid, targets, sampling, None, drop_padding=True, units=units)
+    return _in_order(regions, case, targets)
 
 
 @pytest.mark.parametrize("name", HEAD_CASES)
@@ -276,3 +300,68 @@ def test_mask_targets(name: str, shared: Path) -> None:
             want = arrays["out/masks_int32"][row].reshape(classes, side, side)
             np.testing.assert_array_equal(have[row], want[label])
             assert (np.delete(want, label, axis=0) == -1).all()
+
+
+@pytest.mark.parametrize("name", ["001", "004", "007"])
+def test_keypoint_targets(name: str, shared: Path) -> None:
+    case, arrays = _case(shared, "targets_fast_rcnn", f"GenerateProposalLabels.{name}")
+    targets = _entries(case, arrays)
+    scales = case["params"]["im_scales"]
+    targets.keypoints = torch.zeros(*targets.labels.shape, 17, 3)
+    for i in range(2):
+        points = torch.from_numpy(arrays[f"in/entry{i}/gt_keypoints"]).float().transpose(1, 2)
+        targets.keypoints[i, : len(points)] = points * torch.tensor([scales[i], scales[i], 1.0])
+    proposals, valid, units = _proposals(case, arrays)
+    sampling = _everything(case, proposals, targets)
+    candidates = region_candidates(proposals, valid, targets, sampling, units)
+    regions = draw_posed_regions(candidates, targets, sampling, None, drop_padding=True)
+    regions = _in_order(regions, case, targets)
+    rois = torch.from_numpy(arrays["out/keypoint_rois"])
+    ours = ~_claimed_by_crowd(rois[:, 1:], rois[:, 0], targets, case)
+    assert 0 < len(regions.labels) == ours.sum()
+    np.testing.assert_allclose(regions.boxes.numpy(), arrays["out/keypoint_rois"][ours, 1:], atol=2e-3)
+    size, num_images = case["cfg"]["KRCNN.HEATMAP_SIZE"], 2
+    head = KeypointHead(
+        2,
+        num_keypoints=17,
+        num_convs=0,
+        init=msra,
+        predictor_init=msra,
+        normalizer_per_image=3.0,
+        min_visible=5,
+    )
+    cell, counts = head.targets_of(regions, targets, size)
+    weights = arrays["out/keypoint_weights"].reshape(-1, 17)[ours]
+    np.testing.assert_array_equal(counts.numpy(), weights)
+    cells = arrays["out/keypoint_locations_int32"].reshape(-1, 17)[ours]
+    same = (cell.numpy() == cells)[counts.numpy()]
+    assert same.mean() > 0.99  # a coordinate on the border of two cells may round either way
+    if ours.all():  # the factor on the mean when the loss is not over visible keypoints
+        factor = weights.sum() / (
+            num_images * case["cfg"]["TRAIN.BATCH_SIZE_PER_IM"] * case["cfg"]["TRAIN.FG_FRACTION"] * 17
+        )
+        assert arrays["out/keypoint_loss_normalizer"] == pytest.approx(factor, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["001", "002", "003", "004"])
+def test_keypoint_results(name: str, shared: Path) -> None:
+    case, arrays = _case(shared, "test_results", f"keypoint_results.{name}")
+    boxes, maps = torch.from_numpy(arrays["in/ref_boxes"]), torch.from_numpy(arrays["in/pred_heatmaps"])
+    dets = torch.from_numpy(arrays["in/cls_boxes_1"])
+    order = torch.argsort(dets[:, 4], descending=True)
+    scale = (0.5, 1.6)
+    found = Detections(
+        boxes[order] * torch.tensor(scale * 2), dets[order, 4], torch.ones(len(dets), dtype=torch.int64)
+    )
+    rule = PoseRule(
+        min_size=case["cfg"]["KRCNN.INFERENCE_MIN_SIZE"], normalization="resized", original_frame=True, offset=1.0,
+        oks_thresh=0.3 if case["cfg"]["KRCNN.NMS_OKS"] else 1.0,
+    )  # fmt: skip
+    posed = place_keypoints(maps[order], found, scale, rule)
+    want_boxes, want = arrays["out/cls_boxes_1"], arrays["out/cls_keyps_1"].transpose(0, 2, 1)
+    order_there = np.argsort(-want_boxes[:, 4], kind="stable")
+    np.testing.assert_allclose(posed.scores.numpy(), want_boxes[order_there, 4], rtol=1e-6)
+    assert posed.keypoints is not None
+    have = posed.keypoints / torch.tensor([*scale, 1.0, 1.0])
+    np.testing.assert_allclose(have[..., :3].numpy(), want[order_there][..., :3], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(have[..., 3].numpy(), want[order_there][..., 3], rtol=1e-3, atol=1e-6)

@@ -14,7 +14,7 @@ from detectune.weights.detectron2 import from_detectron2, to_detectron2
 from detectune.weights.torchvision import from_torchvision, to_torchvision
 
 State = dict[str, torch.Tensor]
-OURS = ("backbone.", "rpn.", "box_head.", "mask_head.")
+OURS = ("backbone.", "rpn.", "box_head.", "mask_head.", "keypoint_head.")
 
 
 def _random(shapes: dict[str, list[int]]) -> State:
@@ -87,6 +87,43 @@ def test_detectron_there_and_back(shared: Path) -> None:
     assert torch.equal(ours["backbone.fpn.lateral5.weight"], blobs["fpn_inner_res5_2_sum_w"])
     back = to_detectron(ours)
     _assert_same(back, blobs)
+
+
+def test_keypoint_heads_there_and_back(shared: Path) -> None:
+    folder = shared / "golden"
+    shapes = json.loads((folder / "detectron/e2e_keypoint_rcnn_R-50-FPN_1x/blobs.json").read_text())
+    blobs = _random({name: shape for name, shape in shapes.items() if not name.startswith("kps_score_")})
+    blobs |= _random({"kps_score_lowres_w": [512, 17, 4, 4], "kps_score_lowres_b": [17]})
+    tent = torch.tensor([0.25, 0.75, 0.75, 0.25])  # the fixed enlargement: each map by itself, bilinearly
+    blobs["kps_score_w"] = torch.einsum("ij,y,x->ijyx", torch.eye(17), tent, tent)
+    blobs["kps_score_b"] = torch.zeros(17)
+    ours = from_detectron(blobs)
+    assert all(name.startswith(OURS) for name in ours)
+    assert torch.equal(ours["keypoint_head.predictor.weight"], blobs["kps_score_lowres_w"])
+    _assert_same(to_detectron(ours), blobs)
+
+    state = _random(json.loads((folder / "detectron2/keypoint_rcnn_R_50_FPN_1x/params.json").read_text()))
+    converted = from_detectron2(state)
+    assert all(name.startswith(OURS) for name in converted) and converted.keys() == ours.keys()
+    _assert_same(to_detectron2(converted), state)
+
+    peer = torchvision.models.detection.keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    theirs = {k: v for k, v in peer.state_dict().items() if not k.endswith("num_batches_tracked")}
+    read = from_torchvision(theirs)
+    assert read.keys() == ours.keys()
+    _assert_same(to_torchvision(read), theirs)
+
+
+def test_detectrons_other_keypoint_heads() -> None:
+    """Without enlargement the predictor is kps_score itself; the head may be a fifth stage and a deconvolution."""
+    blobs = _random(
+        {"kps_score_w": [64, 5, 4, 4], "kps_score_b": [5], "kps_deconv_w": [8, 64, 4, 4], "kps_deconv_b": [64],
+         "_[pose]_res5_0_branch2a_w": [4, 8, 1, 1], "_[pose]_res5_0_branch2a_bn_s": [4],
+         "_[pose]_res5_0_branch2a_bn_b": [4], "_[pose]_res5_0_branch1_w": [8, 8, 1, 1]}
+    )  # fmt: skip
+    ours = from_detectron(blobs)
+    assert set(ours) >= {"keypoint_head.predictor.weight", "keypoint_head.stage.0.conv1.norm.weight"}
+    _assert_same(to_detectron(ours, keypoint_upscale=1), blobs)
 
 
 def test_detectron_group_norm_and_agnostic_boxes() -> None:

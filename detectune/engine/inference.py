@@ -5,11 +5,14 @@ the same model in the same way. Files that `test` writes under evaluation/<data 
 
     detections.json  COCO's result rows        metrics.json  AP overall and per class     curves.json  precision, recall
     images.json      found and missed by image  samples.json  which images are drawn in samples/
+
+Without TEST.COMPETITION_MODE the rows are in detections_<random>.json, which no other test overwrites.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -274,7 +277,8 @@ def _test_one(predictor: Predictor, loader: Loader, config: Config, name: str, f
         "seconds_per_image": seconds,
     }
     samples = _draw_samples(loader.records, found, images, loader.class_info, folder)
-    contents = {"detections": rows, "curves": result.curves, "images": images, "samples": samples}
+    detections_file = "detections" if config.TEST.COMPETITION_MODE else f"detections_{secrets.token_hex(4)}"
+    contents = {detections_file: rows, "curves": result.curves, "images": images, "samples": samples}
     for file, content in (
         contents | {"metrics": summary}
     ).items():  # metrics last: they say that all is there

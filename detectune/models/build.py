@@ -11,7 +11,7 @@ import re
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.box_head import BoxHead
-from detectune.models.detections import DetectionRule
+from detectune.models.detections import DetectionRule, SoftSuppression, Voting
 from detectune.models.fpn import Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, gaussian, group_norm, msra, xavier
@@ -306,6 +306,8 @@ def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
 
 def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
     test = config.TEST
+    soft, vote = test.SOFT_NMS, test.BBOX_VOTE
+    beta = 1.0 if geometry.voting_beta_is_one else vote.SCORING_METHOD_BETA
     return DetectionRule(
         score_thresh=test.SCORE_THRESH,
         nms_thresh=test.NMS,
@@ -315,4 +317,6 @@ def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
         original_frame=geometry.heads_in_original_frame,
         refine=test.BBOX_REG,
         offset=geometry.offset,
+        soft=SoftSuppression(soft.METHOD, soft.SIGMA) if soft.ENABLED else None,
+        voting=Voting(vote.VOTE_TH, vote.SCORING_METHOD, beta) if vote.ENABLED else None,
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from detectune.data.images import ResizeStyle, resize_image
 from detectune.data.transforms import Objects
 from detectune.structures import Batch, ImageBatch, ImageInfo, Targets
 
@@ -33,6 +34,37 @@ def collate(samples: Sequence[Sample], *, stride: int, masks: bool, keypoints: b
     return Batch(
         images, pad_objects([sample.objects for sample in samples], masks=masks, keypoints=keypoints)
     )
+
+
+def single_image(
+    pixels: np.ndarray,
+    *,
+    short_side: int,
+    max_size: int,
+    style: ResizeStyle,
+    stride: int,
+    image_id: int = 0,
+    file_name: str = "",
+) -> ImageBatch:
+    """An image uint8 [H, W, 3] alone, resized and padded as `collate` pads."""
+    resized, scale_x, scale_y = resize_image(pixels, short_side=short_side, max_size=max_size, style=style)
+    height, width = resized.shape[-2:]
+    padded = nn.functional.pad(resized, (0, -width % stride, 0, -height % stride))
+    info = ImageInfo(image_id, file_name, pixels.shape[0], pixels.shape[1], scale_x, scale_y)
+    return ImageBatch(padded[None], torch.tensor([[height, width]]), (info,))
+
+
+def split_images(images: ImageBatch, *, stride: int) -> list[ImageBatch]:
+    """The images of a batch each alone, with no more padding than `stride` asks for."""
+    out = []
+    for i, (height, width) in enumerate(images.sizes.tolist()):
+        rows, columns = -(-height // stride) * stride, -(-width // stride) * stride
+        out.append(
+            ImageBatch(
+                images.tensor[i : i + 1, :, :rows, :columns], images.sizes[i : i + 1], images.infos[i : i + 1]
+            )
+        )
+    return out
 
 
 def pad_objects(objects: Sequence[Objects], *, masks: bool, keypoints: bool) -> Targets:

@@ -24,9 +24,11 @@ from PIL import Image
 from torch import nn
 
 from detectune.config.tree import Config
-from detectune.data.images import load_image, resize_image
+from detectune.data.collate import single_image, split_images
+from detectune.data.images import load_image
 from detectune.data.loader import RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
+from detectune.engine.build_augmentation import build_augmentation
 from detectune.engine.precision import choose_compute
 from detectune.engine.run_directory import atomic_file, output_errors, write_text
 from detectune.engine.visualize import draw_detections, draw_record
@@ -132,36 +134,53 @@ class Predictor:
         self._short_side, self._max_size = config.TEST.SCALE, config.TEST.MAX_SIZE
         self._stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
         self._mask_thresh = config.MRCNN.THRESH_BINARIZE
+        self.augmented = build_augmentation(
+            config,
+            self.model,
+            style=self._style,
+            stride=self._stride,
+            keypoint_flip=self.class_info.keypoint_flip,
+        )
 
     def __call__(self, image: np.ndarray | Path | str) -> Detections:
         """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file."""
         pixels = load_image(image) if isinstance(image, Path | str) else image
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise DataError(f"An image must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}.")
-        resized, scale_x, scale_y = resize_image(
-            pixels, short_side=self._short_side, max_size=self._max_size, style=self._style
+        batch = single_image(
+            pixels,
+            short_side=self._short_side,
+            max_size=self._max_size,
+            style=self._style,
+            stride=self._stride,
         )
-        height, width = resized.shape[-2:]
-        padding = (0, -width % self._stride, 0, -height % self._stride)
-        info = ImageInfo(0, "", pixels.shape[0], pixels.shape[1], scale_x, scale_y)
-        batch = ImageBatch(
-            nn.functional.pad(resized, padding)[None], torch.tensor([[height, width]]), (info,)
-        )
-        return self.predict(batch)[0]
+        return self.predict(batch, [pixels])[0]
 
-    def predict(self, images: ImageBatch) -> list[Detections]:
-        """Detections of a batch in the original frame."""
-        found = self.predict_network(images)
+    def predict(self, images: ImageBatch, pixels: Sequence[np.ndarray] | None = None) -> list[Detections]:
+        """Detections of a batch in the original frame; `pixels` as for `predict_network`."""
+        found = self.predict_network(images, pixels)
         return [
             to_original(d, info, self.geometry, mask_thresh=self._mask_thresh)
             for d, info in zip(found, images.infos, strict=True)
         ]
 
-    def predict_network(self, images: ImageBatch) -> list[Detections]:
-        """Detections of a batch in the network frame, with soft masks."""
-        with torch.inference_mode():
-            found: list[Detections] = self.model.predict(images.to(self.compute.device, non_blocking=True))
-        return found
+    def predict_network(
+        self, images: ImageBatch, pixels: Sequence[np.ndarray] | None = None
+    ) -> list[Detections]:
+        """Detections of a batch in the network frame, with soft masks.
+
+        Where images are seen in several views, `pixels` are theirs, uint8 [H, W, 3]; by default the files are read.
+        """
+        images = images.to(self.compute.device, non_blocking=True)
+        if self.augmented is None:
+            with torch.inference_mode():
+                found: list[Detections] = self.model.predict(images)
+            return found
+        originals = pixels or [load_image(info.file_name) for info in images.infos]
+        return [
+            self.augmented.predict(original, one)
+            for original, one in zip(originals, split_images(images, stride=self._stride), strict=True)
+        ]
 
     def rows(self, detections: Detections, *, image_id: int = 0, file_name: str = "") -> list[dict[str, Any]]:
         """COCO's result rows of one image; see `coco_rows`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ from detectune.ops.voting import ScoringMethod, box_voting
 
 SOFT_SCORE_THRESH = 1e-4
 """What Soft-NMS lowers below this goes (Detectron's number; the threshold on scores came before)."""
+
+
+class ScoredRegions(NamedTuple):
+    """What a box head says about the regions of one image, before anything is decided."""
+
+    boxes: Tensor  # float32 [R, 4], network frame
+    scores: Tensor  # float32 [R, K], probabilities
+    deltas: Tensor  # what the head's `refine` reads, one row per region
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,18 @@ def select_detections(
     rule: DetectionRule,
     refine: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first.
+    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first; arguments as for `candidates`."""
+    return best_detections(*suppress(*candidates(boxes, scores, size, rule, refine), rule), rule)
+
+
+def candidates(
+    boxes: Tensor,
+    scores: Tensor,
+    size: Tensor,
+    rule: DetectionRule,
+    refine: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What passes the threshold: boxes float32 [n, 4], scores [n] and labels int64 [n], in the order of the regions.
 
     Args:
         boxes: float32 [R, 4], regions, in the frame in which boxes are decoded and suppressed.
@@ -78,7 +98,7 @@ def select_detections(
     usable = torch.isfinite(found).all(1) & (sides >= rule.min_size).all(1)
     if not bool(usable.all()):
         found, score, label = found[usable], score[usable], label[usable]
-    return best_detections(*suppress(found, score, label, rule), rule)
+    return found, score, label
 
 
 def suppress(

@@ -18,6 +18,7 @@ from detectune.data.collate import single_image
 from detectune.data.images import resize_image, stretch_image
 from detectune.engine.build_augmentation import build_plan
 from detectune.engine.inference import Predictor
+from detectune.engine.views import Seen, View
 from detectune.errors import UserError
 from detectune.models.build import build_detector
 from detectune.models.rcnn import RCNN
@@ -100,12 +101,12 @@ def predict_with(weights: dict[str, Tensor]) -> Callable[..., Predictor]:
 
 # --- the loop over images ------------------------------------------------------------------------------------------
 
-View = tuple[int, int, bool, float]
+SlowView = tuple[int, int, bool, float]
 
 
-def all_views(section: Any, test: Any) -> list[View]:
+def all_views(section: Any, test: Any) -> list[SlowView]:
     """(short side, limit, mirrored, stretch) of every further version that Detectron makes."""
-    views: list[View] = []
+    views: list[SlowView] = []
     if section.H_FLIP:
         views.append((test.SCALE, test.MAX_SIZE, True, 1.0))
     for scale in section.SCALES:
@@ -127,9 +128,9 @@ class SlowDetector:
         self.config, self.pixels = config, pixels
         self.style = predictor._style
         self.offset = predictor.geometry.offset
-        self.plain: View = (config.TEST.SCALE, config.TEST.MAX_SIZE, False, 1.0)
+        self.plain: SlowView = (config.TEST.SCALE, config.TEST.MAX_SIZE, False, 1.0)
 
-    def batch(self, view: View) -> ImageBatch:
+    def batch(self, view: SlowView) -> ImageBatch:
         short, longest, mirrored, stretch = view
         pixels = self.pixels if stretch == 1 else stretch_image(self.pixels, stretch)
         pixels = np.fliplr(pixels).copy() if mirrored else pixels
@@ -140,7 +141,7 @@ class SlowDetector:
         info = ImageInfo(0, "", *pixels.shape[:2], scale_x, scale_y)
         return ImageBatch(padded, torch.tensor([[h, w]]), (info,))
 
-    def move(self, boxes: Tensor, view: View, batch: ImageBatch) -> Tensor:
+    def move(self, boxes: Tensor, view: SlowView, batch: ImageBatch) -> Tensor:
         """Original frame to the view's network frame, coordinate by coordinate."""
         info = batch.infos[0]
         out = boxes.clone()
@@ -155,7 +156,7 @@ class SlowDetector:
             box[3] *= info.scale_y
         return out
 
-    def boxes_in(self, view: View) -> tuple[Tensor, Tensor]:
+    def boxes_in(self, view: SlowView) -> tuple[Tensor, Tensor]:
         """Scores [R, K] and boxes [R, K, 4] in the original frame."""
         batch, model = self.batch(view), self.model
         info = batch.infos[0]
@@ -445,3 +446,16 @@ def test_other_models_say_that_they_cannot(predict_with) -> None:
     config = small_config(**keys("BBOX_AUG", ENABLED=True))
     with pytest.raises(UserError, match="models of two stages"):
         build_augmentation(config, torch.nn.Linear(1, 1), style="pillow", stride=32, keypoint_flip=())
+
+
+def test_regions_at_the_scale_of_the_image(golden) -> None:
+    for case in golden("test_results", "test._get_rois_blob"):
+        scale = case.params["im_scale"]
+        images = single_image(
+            np.zeros((4, 4, 3), np.uint8), short_side=4, max_size=4, style="detectron", stride=1
+        )
+        images.infos = (ImageInfo(0, "", 4, 4, scale, scale),)
+        seen = Seen(View(4, 4), images, {}, offset=1.0)
+        want = case.outputs["rois_blob"]
+        assert not want[:, 0].any()
+        np.testing.assert_allclose(seen.to_network(case.tensor("im_rois")).numpy(), want[:, 1:], rtol=1e-6)

@@ -139,13 +139,13 @@ def mask_voting(
         if len(voters) < 2 or not coco_mask.area(rle):
             out.append(rle)
             continue
-        votes = np.stack([coco_mask.decode(all_rles[i]) for i in voters])  # [V, H, W]
+        votes = np.stack([coco_mask.decode(all_rles[i]) for i in voters.tolist()])  # [V, H, W]
         if method == "UNION":
-            out.append(mask_to_rle(votes.any(0)))
+            out.append(mask_to_rle(np.asarray(votes.any(0))))
             continue
         weights = _box_weights(all_boxes[voters], all_scores[voters], votes.shape[1:])
-        mean = (votes * weights).sum(0) / weights.sum(0)
-        out.append(mask_to_rle(mean > binarize_thresh))
+        mean: np.ndarray = np.average(votes, axis=0, weights=weights)
+        out.append(mask_to_rle(np.asarray(mean > binarize_thresh)))
     return out
 
 

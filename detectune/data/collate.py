@@ -56,12 +56,21 @@ def single_image(
 
 def split_images(images: ImageBatch, *, stride: int) -> list[ImageBatch]:
     """The images of a batch each alone, with no more padding than `stride` asks for."""
+
+    def row(tensor: Tensor | None, i: int) -> Tensor | None:
+        return None if tensor is None else tensor[i : i + 1]
+
     out = []
     for i, (height, width) in enumerate(images.sizes.tolist()):
         rows, columns = -(-height // stride) * stride, -(-width // stride) * stride
         out.append(
             ImageBatch(
-                images.tensor[i : i + 1, :, :rows, :columns], images.sizes[i : i + 1], images.infos[i : i + 1]
+                images.tensor[i : i + 1, :, :rows, :columns],
+                images.sizes[i : i + 1],
+                images.infos[i : i + 1],
+                row(images.proposals, i),
+                row(images.proposals_valid, i),
+                row(images.proposal_scores, i),
             )
         )
     return out

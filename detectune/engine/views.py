@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,7 +78,8 @@ class Looks:
 
     Args:
         pixels: uint8 [H, W, 3], the image file's.
-        plain, images: the view that is there already.
+        plain, images: the view that is there already, neither mirrored nor stretched. Proposals that it comes with go
+            along into every view.
         see: a batch of one image to its features.
         wanted: every view as often as it will be asked for.
         style, stride: how views are resized and what their sides are padded to a multiple of.
@@ -125,4 +126,14 @@ class Looks:
             style=self._style,
             stride=self._stride,
         )
-        return batch.to(self._images.tensor.device)
+        batch = batch.to(self._images.tensor.device)
+        plain = self._images
+        if plain.proposals is None:
+            return batch
+        original = plain.proposals / Seen(self.plain, plain, {}, self._offset).scale(plain.proposals)
+        return replace(
+            batch,
+            proposals=Seen(view, batch, {}, self._offset).to_network(original),
+            proposals_valid=plain.proposals_valid,
+            proposal_scores=plain.proposal_scores,
+        )

@@ -16,12 +16,15 @@ from detectune.config.load import load_config
 from detectune.config.tree import Config
 from detectune.data.collate import single_image
 from detectune.data.images import resize_image, stretch_image
+from detectune.engine.augmentation import AugmentedDetector, BoxPlan, Plan, SizeRule
 from detectune.engine.build_augmentation import build_plan
 from detectune.engine.inference import Predictor
 from detectune.engine.views import Seen, View
 from detectune.errors import UserError
 from detectune.models.build import build_detector
+from detectune.models.detections import select_detections
 from detectune.models.rcnn import RCNN
+from detectune.models.rpn import Proposals
 from detectune.ops.boxes import decode_boxes
 from detectune.ops.nms import nms
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo
@@ -123,7 +126,10 @@ def all_views(section: Any, test: Any) -> list[SlowView]:
 class SlowDetector:
     """The same network, driven by hand."""
 
-    def __init__(self, predictor: Predictor, config: Config, pixels: np.ndarray) -> None:
+    def __init__(
+        self, predictor: Predictor, config: Config, pixels: np.ndarray, given: Tensor | None = None
+    ) -> None:
+        self.given = given
         self.model: RCNN = predictor.model
         self.config, self.pixels = config, pixels
         self.style = predictor._style
@@ -139,7 +145,11 @@ class SlowDetector:
         padded = torch.zeros(1, 3, -(-h // 32) * 32, -(-w // 32) * 32)
         padded[0, :, :h, :w] = image
         info = ImageInfo(0, "", *pixels.shape[:2], scale_x, scale_y)
-        return ImageBatch(padded, torch.tensor([[h, w]]), (info,))
+        images = ImageBatch(padded, torch.tensor([[h, w]]), (info,))
+        if self.given is not None:
+            images.proposals = self.move(self.given, view, images)[None]
+            images.proposals_valid = torch.ones(1, len(self.given), dtype=torch.bool)
+        return images
 
     def move(self, boxes: Tensor, view: SlowView, batch: ImageBatch) -> Tensor:
         """Original frame to the view's network frame, coordinate by coordinate."""
@@ -377,6 +387,58 @@ def test_maxima_are_above_means(predict_with, photo) -> None:
     assert (masks["SOFT_MAX"] >= masks["SOFT_AVG"] - 1e-6).all()
     for a, b in itertools.combinations(masks.values(), 2):
         assert not torch.allclose(a, b)
+
+
+GIVEN = torch.tensor([[5.0, 5, 30, 30], [20, 10, 70, 50], [40, 20, 60, 45], [2, 30, 50, 58], [60, 5, 78, 25]])
+
+
+@pytest.mark.parametrize("geometry", DIALECTS)
+@pytest.mark.parametrize(
+    ("scores_how", "boxes_how"), [("mean", "mean"), ("plain", "mean"), ("mean", "plain")]
+)
+@pytest.mark.parametrize("size_dependent", [False, True])
+@torch.no_grad()
+def test_given_regions_are_averaged_over_views(
+    predict_with, photo, monkeypatch, geometry: str, scores_how: Any, boxes_how: Any, size_dependent: bool
+) -> None:
+    """A region is the same in every view, so its scores and boxes have a mean (Fast R-CNN)."""
+
+    def given(self: RCNN, features: Any, images: ImageBatch) -> Proposals:
+        return Proposals(images.proposals, torch.zeros(images.proposals.shape[:2]), images.proposals_valid)
+
+    monkeypatch.setattr(RCNN, "propose", given)
+    overrides = {"MODEL.GEOMETRY": geometry, **keys("BBOX_AUG", **EVERY_VIEW)}
+    config = small_config(**overrides)
+    predictor = predict_with(overrides)
+    rule = predictor.model.detection_rule
+    sizes = SizeRule(700, 700) if size_dependent else None
+    plan = build_plan(config)
+    boxes_plan = BoxPlan(plan.boxes.views, scores_how, boxes_how, sizes)
+    augmented = AugmentedDetector(
+        predictor.model, Plan(plan.plain, boxes_plan), style=predictor._style, stride=32
+    )
+    slow = SlowDetector(predictor, config, photo, given=GIVEN)
+    views = [*all_views(config.TEST.BBOX_AUG, config.TEST), slow.plain]
+    parts = [slow.boxes_in(view) for view in views]
+    area = (GIVEN[:, 2:] - GIVEN[:, :2] + slow.offset).prod(-1)
+    scores, boxes = parts[-1][0].clone(), parts[-1][1].clone()
+    for i in range(len(GIVEN)):
+        counted = [
+            part for view, part in zip(views, parts, strict=True)
+            if not (size_dependent and view[0] > 64 and area[i] >= 700)
+            and not (size_dependent and view[0] < 64 and area[i] < 700)
+        ]  # fmt: skip
+        if scores_how == "mean":
+            scores[i] = sum(part[0][i] for part in counted) / len(counted)
+        if boxes_how == "mean":
+            boxes[i] = sum(part[1][i] for part in counted) / len(counted)
+    want = select_detections(GIVEN, scores, torch.tensor(photo.shape[:2]), rule, lambda r, k: boxes[r, k])
+    found = augmented.predict(photo, slow.batch(slow.plain))
+    info = slow.batch(slow.plain).infos[0]
+    assert len(found) == len(want[1]) >= 3 and found.labels.tolist() == want[2].tolist()
+    torch.testing.assert_close(found.scores, want[1], atol=1e-4, rtol=0)
+    unit = torch.tensor([info.scale_x, info.scale_y] * 2)
+    torch.testing.assert_close(found.boxes / unit, want[0], atol=2e-2, rtol=0)
 
 
 def test_an_image_without_detections(predict_with, photo) -> None:

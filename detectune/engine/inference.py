@@ -59,8 +59,7 @@ def to_original(
         found = found[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
     found = found.to("cpu")
     if found.keypoints is not None:
-        found.keypoints[..., 0] /= info.scale_x
-        found.keypoints[..., 1] /= info.scale_y
+        found.keypoints = found.keypoints / found.keypoints.new_tensor((info.scale_x, info.scale_y, 1.0, 1.0))
     if found.masks is not None:
         found.rles = masks_to_rles(
             found.masks, found.boxes, info.height, info.width, method=geometry.mask_paste, thresh=mask_thresh

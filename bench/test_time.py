@@ -1,11 +1,11 @@
 """What suppression, voting and test-time augmentation change: AP of the same trained models, tested in different ways.
 
-    python bench/test_time.py [--seeds 3] [--iterations 200] [--models FOLDER]
+    python bench/test_time.py [--seeds 3] [--iterations 200] [--models FOLDER] [--weights FILE...] [--methods NAME...]
 
 For each seed the demo's Mask R-CNN learns for a short time on generated shapes; then its 150 validation images are
 tested with the plain rule and with one thing changed at a time. Differences of AP are paired by seed, so their spread
 says how steady an effect is. `expected` is the sign that the method's own paper reports. Trained models are kept in
---models and used again.
+--models and used again; --weights takes models of the demo that are there already, one for each seed.
 """
 
 from __future__ import annotations
@@ -116,11 +116,13 @@ def compare(plain: list[dict[str, float]], changed: list[dict[str, float]]) -> d
 
 
 def verdict(expected: str, points: dict[str, Any]) -> str:
-    """Whether the sign is the paper's, judged by two standard errors where there are several seeds."""
+    """Whether the sign is the paper's; a mean within one standard deviation of zero says nothing."""
     if expected == "?":
         return "nothing published to compare with"
     step = points["segm/AP" if "segm" in expected else "bbox/AP"]
-    noise = step["sd"] or 0.0
+    if step["sd"] is None:
+        return f"{step['mean']:+.2f} points of one model: no spread to judge it by"
+    noise = step["sd"]
     if abs(step["mean"]) <= noise or step["mean"] == 0:
         return "within the noise of seeds"
     return "as published" if step["mean"] > 0 else "against what is published"
@@ -133,23 +135,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--models", type=Path, default=Path("runs/bench_test_time"))
+    parser.add_argument("--weights", type=Path, nargs="*", default=[])
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
     arguments = parser.parse_args()
+    seeds = len(arguments.weights) or arguments.seeds
     plain: list[dict[str, float]] = []
-    changed: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
-    for seed in range(1, arguments.seeds + 1):
-        weights = trained(arguments.models, seed=seed, iterations=arguments.iterations)
+    changed: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.methods}
+    for seed in range(1, seeds + 1):
+        if arguments.weights:
+            weights = arguments.weights[seed - 1]
+        else:
+            weights = trained(arguments.models, seed=seed, iterations=arguments.iterations)
         plain.append(measure(weights, {}))
         print(
             f"seed {seed}: hard NMS  " + "  ".join(f"{k} {v:.4f}" for k, v in plain[-1].items()), flush=True
         )
-        for name, method in METHODS.items():
-            changed[name].append(measure(weights, method["keys"]))
+        for name in arguments.methods:
+            changed[name].append(measure(weights, METHODS[name]["keys"]))
             row = compare([plain[-1]], [changed[name][-1]])
             points = "  ".join(f"{k} {v['mean']:+.2f}" for k, v in row["points"].items())
             print(f"seed {seed}: {name}  {points}  x{row['times_as_slow']}", flush=True)
-    result: dict[str, Any] = {"seeds": arguments.seeds, "iterations": arguments.iterations, "hard_nms": plain}
-    result["methods"] = {}
-    for name, method in METHODS.items():
+    result: dict[str, Any] = {"seeds": seeds, "hard_nms": plain, "methods": {}}
+    if not arguments.weights:
+        result["iterations"] = arguments.iterations
+    for name in arguments.methods:
+        method = METHODS[name]
         row = compare(plain, changed[name])
         said = verdict(method["expected"], row["points"])
         result["methods"][name] = {**method, **row, "verdict": said}

@@ -20,7 +20,7 @@ from detectune.models.detections import (
     select_detections,
     suppress,
 )
-from detectune.ops.boxes import box_iou, clip_boxes
+from detectune.ops.boxes import clip_boxes
 
 METHODS = ("ID", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM", "TEMP_AVG")
 Found = tuple[Tensor, Tensor, Tensor]
@@ -65,7 +65,14 @@ def slow_detections(boxes: np.ndarray, scores: np.ndarray, rule: DetectionRule) 
     """(label, score, box) by the descriptions alone: Bodla 2017, Gidaris 2015, one pair of boxes at a time."""
 
     def iou(a: np.ndarray, b: np.ndarray) -> float:
-        return float(box_iou(torch.tensor(a)[None], torch.tensor(b)[None], offset=rule.offset))
+        ax1, ay1, ax2, ay2 = a.tolist()
+        bx1, by1, bx2, by2 = b.tolist()
+        more = rule.offset
+        inter = max(0.0, min(ax2, bx2) - max(ax1, bx1) + more) * max(
+            0.0, min(ay2, by2) - max(ay1, by1) + more
+        )
+        area = (ax2 - ax1 + more) * (ay2 - ay1 + more) + (bx2 - bx1 + more) * (by2 - by1 + more)
+        return inter / (area - inter)
 
     out: list[tuple[Any, ...]] = []
     for label in range(1, scores.shape[1]):

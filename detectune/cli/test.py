@@ -11,6 +11,7 @@ from detectune.errors import UserError
 
 if TYPE_CHECKING:
     from detectune.config.load import Config
+    from detectune.evaluation.expected import Expectation
 
 OPTIONS = ("--weights", "--output", "--debug", "--help")
 
@@ -36,11 +37,12 @@ def test(
         typer.Option(help="Where evaluation/ is written. Default: the run directory of CONFIG."),
     ] = None,
 ) -> None:
-    """Measure box and mask AP on TEST.DATASETS and print the table."""
+    """Measure box and mask AP on TEST.DATASETS and print the table; fails where EXPECTED_RESULTS are not reached."""
     from detectune.cli.loading import load_for_command
     from detectune.cli.places import choose_run_directory
     from detectune.cli.results import ap_table
     from detectune.engine.inference import test as test_run
+    from detectune.evaluation.expected import read_expectations
     from detectune.report.page import write_report
 
     settings = load_for_command(config, overrides, options=OPTIONS)
@@ -49,6 +51,7 @@ def test(
             "TEST.DATASETS is empty, so there is nothing to test on; name a data set, for example "
             "TEST.DATASETS='[shapes_val]'."
         )
+    expectations = read_expectations(settings.EXPECTED_RESULTS)
     directory = choose_run_directory(settings, output=output, name=config)
     chosen = choose_weights(
         settings, weights, run_directory=choose_run_directory(settings, output=None, name=config)
@@ -59,6 +62,28 @@ def test(
     for table in ap_table(directory, names=tuple(settings.TEST.DATASETS)):
         print("\n" + table)
     print(f"\nDetections and metrics: {directory / 'evaluation'}\nReport: {report}")
+    if expectations and not meets_expectations(settings, expectations, directory):
+        raise typer.Exit(1)
+
+
+def meets_expectations(settings: Config, expectations: list[Expectation], directory: Path) -> bool:
+    """Whether the evaluations in a run directory reach EXPECTED_RESULTS; prints the table that says where not."""
+    from detectune.evaluation.expected import judge, verdict_table
+    from detectune.report.run import read_run
+
+    verdicts = judge(
+        expectations,
+        {
+            e.dataset: e.metrics
+            for e in read_run(directory).evaluations
+            if e.dataset in settings.TEST.DATASETS
+        },
+        rtol=settings.EXPECTED_RESULTS_RTOL,
+        atol=settings.EXPECTED_RESULTS_ATOL,
+        sigma_tol=settings.EXPECTED_RESULTS_SIGMA_TOL,
+    )
+    print("\n" + verdict_table(verdicts))
+    return all(verdict.passed for verdict in verdicts)
 
 
 def choose_weights(settings: Config, weights: Path | None, *, run_directory: Path) -> Path:

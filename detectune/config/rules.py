@@ -291,7 +291,10 @@ def _data(config: Config) -> Iterator[str]:
             yield f"{name}.PROPOSAL_FILES has {files} entries and {name}.DATASETS {sets}; name one file for each."
     short = [row for row in config.EXPECTED_RESULTS if len(row) not in (4, 5)]
     if short:
-        yield f"EXPECTED_RESULTS has the row {short[0]}; write [data set, task, metric, value] or [..., mean, sd]."
+        yield (
+            f"EXPECTED_RESULTS has the row {short[0]}; write [data set, task, metric, value] or "
+            "[data set, task, metric, mean, sd]."
+        )
 
 
 def _machine(config: Config) -> Iterator[str]:

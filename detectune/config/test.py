@@ -75,7 +75,7 @@ class BoxVoting(Section):
     SCORING_METHOD_BETA: float = knob(
         1.0,
         "Parameter of the scoring methods: temperature (TEMP_AVG), exponent (GENERALIZED_AVG), power "
-        "of the number of voters (QUASI_SUM).",
+        "of the number of voters (QUASI_SUM). Stays 1 where MODEL.GEOMETRY is detectron, as in the original.",
         kind="inference",
         stage="inference",
         gt=0,

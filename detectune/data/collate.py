@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from detectune.data.images import ResizeStyle, resize_image
 from detectune.data.transforms import Objects
 from detectune.structures import Batch, ImageBatch, ImageInfo, Targets
 
@@ -61,6 +62,46 @@ def pad_proposals(images: ImageBatch, objects: Sequence[Objects]) -> ImageBatch:
         proposals_valid=torch.from_numpy(valid),
         proposal_scores=torch.from_numpy(padded_scores) if len(scores) == len(boxes) else None,
     )
+
+
+def single_image(
+    pixels: np.ndarray,
+    *,
+    short_side: int,
+    max_size: int,
+    style: ResizeStyle,
+    stride: int,
+    image_id: int = 0,
+    file_name: str = "",
+) -> ImageBatch:
+    """An image uint8 [H, W, 3] alone, resized and padded as `collate` pads."""
+    resized, scale_x, scale_y = resize_image(pixels, short_side=short_side, max_size=max_size, style=style)
+    height, width = resized.shape[-2:]
+    padded = nn.functional.pad(resized, (0, -width % stride, 0, -height % stride))
+    info = ImageInfo(image_id, file_name, pixels.shape[0], pixels.shape[1], scale_x, scale_y)
+    return ImageBatch(padded[None], torch.tensor([[height, width]]), (info,))
+
+
+def split_images(images: ImageBatch, *, stride: int) -> list[ImageBatch]:
+    """The images of a batch each alone, with no more padding than `stride` asks for."""
+
+    def row(tensor: Tensor | None, i: int) -> Tensor | None:
+        return None if tensor is None else tensor[i : i + 1]
+
+    out = []
+    for i, (height, width) in enumerate(images.sizes.tolist()):
+        rows, columns = -(-height // stride) * stride, -(-width // stride) * stride
+        out.append(
+            ImageBatch(
+                images.tensor[i : i + 1, :, :rows, :columns],
+                images.sizes[i : i + 1],
+                images.infos[i : i + 1],
+                row(images.proposals, i),
+                row(images.proposals_valid, i),
+                row(images.proposal_scores, i),
+            )
+        )
+    return out
 
 
 def pad_objects(objects: Sequence[Objects], *, masks: bool, keypoints: bool) -> Targets:

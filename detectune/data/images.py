@@ -103,3 +103,24 @@ def resize_image(
         return resized_pixels[0], scale, scale
     resized_pixels = interpolate(pixels, size=(rows, columns), mode="bilinear", align_corners=False)
     return resized_pixels[0], columns / width, rows / height
+
+
+def stretch_image(image: np.ndarray, ratio: float) -> np.ndarray:
+    """uint8 [H, W, 3] to [H, round(ratio * W), 3], at least one pixel: the width alone is scaled.
+
+    Samples linearly in steps of 1/2048 as OpenCV does, so that Detectron's stretched test images come out bit for bit.
+    """
+    width = image.shape[1]
+    columns = max(1, round(ratio * width))
+    position = ((np.arange(columns) + 0.5) * (width / columns) - 0.5).astype(np.float32)
+    left = np.floor(position).astype(np.int64)
+    fraction = position - left.astype(np.float32)
+    beyond = (left < 0) | (left >= width - 1)
+    fraction[beyond] = 0
+    left = left.clip(0, width - 1)
+    right = np.minimum(left + 1, width - 1)
+    near = np.rint((1 - fraction) * 2048).astype(np.int32)[:, None]
+    far = np.rint(fraction * 2048).astype(np.int32)[:, None]
+    mixed = image[:, left].astype(np.int32) * near + image[:, right].astype(np.int32) * far
+    stretched: np.ndarray = (((mixed >> 9) + 2) >> 2).astype(np.uint8)
+    return stretched

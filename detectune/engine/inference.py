@@ -5,11 +5,14 @@ the same model in the same way. Files that `test` writes under evaluation/<data 
 
     detections.json  COCO's result rows        metrics.json  AP overall and per class     curves.json  precision, recall
     images.json      found and missed by image  samples.json  which images are drawn in samples/
+
+Without TEST.COMPETITION_MODE the rows are in detections_<random>.json, which no other test overwrites.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +24,12 @@ from PIL import Image
 from torch import nn
 
 from detectune.config.tree import Config
+from detectune.data.collate import single_image, split_images
 from detectune.data.datasets import resolve_dataset
-from detectune.data.images import load_image, resize_image
+from detectune.data.images import load_image
 from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
+from detectune.engine.build_augmentation import build_augmentation
 from detectune.engine.dataset_evaluation import evaluate_dataset
 from detectune.engine.precision import choose_compute
 from detectune.engine.proposals import evaluate_found_proposals
@@ -57,8 +62,7 @@ def to_original(
         found = found[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
     found = found.to("cpu")
     if found.keypoints is not None:
-        found.keypoints[..., 0] /= info.scale_x
-        found.keypoints[..., 1] /= info.scale_y
+        found.keypoints = found.keypoints / found.keypoints.new_tensor((info.scale_x, info.scale_y, 1.0, 1.0))
     if found.masks is not None:
         found.rles = masks_to_rles(
             found.masks, found.boxes, info.height, info.width, method=geometry.mask_paste, thresh=mask_thresh
@@ -150,36 +154,53 @@ class Predictor:
         self._mask_thresh = config.MRCNN.THRESH_BINARIZE
         self._keypoint_shift = KEYPOINT_SHIFT[config.MODEL.GEOMETRY]
         self._keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
+        self.augmented = build_augmentation(
+            config,
+            self.model,
+            style=self._style,
+            stride=self._stride,
+            keypoint_flip=self.class_info.keypoint_flip,
+        )
 
     def __call__(self, image: np.ndarray | Path | str) -> Detections:
         """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file."""
         pixels = load_image(image) if isinstance(image, Path | str) else image
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise DataError(f"An image must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}.")
-        resized, scale_x, scale_y = resize_image(
-            pixels, short_side=self._short_side, max_size=self._max_size, style=self._style
+        batch = single_image(
+            pixels,
+            short_side=self._short_side,
+            max_size=self._max_size,
+            style=self._style,
+            stride=self._stride,
         )
-        height, width = resized.shape[-2:]
-        padding = (0, -width % self._stride, 0, -height % self._stride)
-        info = ImageInfo(0, "", pixels.shape[0], pixels.shape[1], scale_x, scale_y)
-        batch = ImageBatch(
-            nn.functional.pad(resized, padding)[None], torch.tensor([[height, width]]), (info,)
-        )
-        return self.predict(batch)[0]
+        return self.predict(batch, [pixels])[0]
 
-    def predict(self, images: ImageBatch) -> list[Detections]:
-        """Detections of a batch in the original frame."""
-        found = self.predict_network(images)
+    def predict(self, images: ImageBatch, pixels: Sequence[np.ndarray] | None = None) -> list[Detections]:
+        """Detections of a batch in the original frame; `pixels` as for `predict_network`."""
+        found = self.predict_network(images, pixels)
         return [
             to_original(d, info, self.geometry, mask_thresh=self._mask_thresh)
             for d, info in zip(found, images.infos, strict=True)
         ]
 
-    def predict_network(self, images: ImageBatch) -> list[Detections]:
-        """Detections of a batch in the network frame, with soft masks."""
-        with torch.inference_mode():
-            found: list[Detections] = self.model.predict(images.to(self.compute.device, non_blocking=True))
-        return found
+    def predict_network(
+        self, images: ImageBatch, pixels: Sequence[np.ndarray] | None = None
+    ) -> list[Detections]:
+        """Detections of a batch in the network frame, with soft masks.
+
+        Where images are seen in several views, `pixels` are theirs, uint8 [H, W, 3]; by default the files are read.
+        """
+        images = images.to(self.compute.device, non_blocking=True)
+        if self.augmented is None:
+            with torch.inference_mode():
+                found: list[Detections] = self.model.predict(images)
+            return found
+        originals = pixels or [load_image(info.file_name) for info in images.infos]
+        return [
+            self.augmented.predict(original, one)
+            for original, one in zip(originals, split_images(images, stride=self._stride), strict=True)
+        ]
 
     def rows(self, detections: Detections, *, image_id: int = 0, file_name: str = "") -> list[dict[str, Any]]:
         """COCO's result rows of one image; see `coco_rows`."""
@@ -320,7 +341,8 @@ def _test_one(
         "seconds_per_image": seconds,
     }
     samples = _draw_samples(loader.records, found, images, loader.class_info, folder)
-    contents = {"detections": rows, "curves": result.curves, "images": images, "samples": samples}
+    detections_file = "detections" if config.TEST.COMPETITION_MODE else f"detections_{secrets.token_hex(4)}"
+    contents = {detections_file: rows, "curves": result.curves, "images": images, "samples": samples}
     for file, content in (
         contents | {"metrics": summary}
     ).items():  # metrics last: they say that all is there

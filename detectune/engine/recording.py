@@ -91,7 +91,7 @@ class MetricsHook(Hook):
             **dict(zip(names, means, strict=True)),
             "images_per_second": run.batch / max(seconds, 1e-9),
             "data_seconds": self.data_seconds / self.steps_timed,
-            "memory_mb": _peak_memory_mb(run.compute.device),
+            "memory_mb": peak_memory_mb(run.compute.device),
             "eta_seconds": seconds * (run.max_iter - run.iteration),
             **({"skipped_images": run.loader.skipped} if run.loader.skipped else {}),
         }
@@ -146,7 +146,8 @@ def describe_row(row: dict[str, Any]) -> str:
     return f"lr {row['lr']:.3g}  loss {row['loss']:.3f}  ({losses})  {row['images_per_second']:.3g} images/s"
 
 
-def _peak_memory_mb(device: torch.device) -> float:
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory that was in use: the device's, or on a CPU this process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS

@@ -15,7 +15,7 @@ from detectune.errors import UserError
 from detectune.models.box_head import BoxHead
 from detectune.models.build_retinanet import build_retinanet
 from detectune.models.cascade import CascadeHead
-from detectune.models.detections import DetectionRule
+from detectune.models.detections import DetectionRule, SoftSuppression, Voting
 from detectune.models.fpn import ExtraLevels, Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.keypoint_head import KeypointHead, PoseRule
@@ -468,6 +468,8 @@ def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
 
 def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
     test = config.TEST
+    soft, vote = test.SOFT_NMS, test.BBOX_VOTE
+    beta = 1.0 if geometry.voting_beta_is_one else vote.SCORING_METHOD_BETA
     return DetectionRule(
         score_thresh=test.SCORE_THRESH,
         nms_thresh=test.NMS,
@@ -477,4 +479,6 @@ def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
         original_frame=geometry.heads_in_original_frame,
         refine=test.BBOX_REG,
         offset=geometry.offset,
+        soft=SoftSuppression(soft.METHOD, soft.SIGMA) if soft.ENABLED else None,
+        voting=Voting(vote.VOTE_TH, vote.SCORING_METHOD, beta) if vote.ENABLED else None,
     )

@@ -1,19 +1,49 @@
-"""From scored regions of one image to its detections: threshold, boxes, non-maximum suppression, the best N.
+"""From scored regions of one image to its detections: threshold, boxes, suppression, voting, the best N.
 
 Shape legend
-    R  regions    K  classes, background (0) included    N  detections
+    R  regions    K  classes, background (0) included    n  candidates, region x class    N  detections
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from detectune.ops.boxes import clip_boxes
-from detectune.ops.nms import batched_class_nms
+from detectune.ops.nms import SoftMethod, batched_class_nms, nms, soft_nms
+from detectune.ops.voting import ScoringMethod, box_voting
+
+SOFT_SCORE_THRESH = 1e-4
+"""What Soft-NMS lowers below this goes (Detectron's number; the threshold on scores came before)."""
+
+
+class ScoredRegions(NamedTuple):
+    """What a box head says about the regions of one image, before anything is decided."""
+
+    boxes: Tensor  # float32 [R, 4], network frame
+    scores: Tensor  # float32 [R, K], probabilities
+    deltas: Tensor  # what the head's `refine` reads, one row per region
+
+
+@dataclass(frozen=True)
+class SoftSuppression:
+    """Overlapping boxes lose score instead of being dropped; see `ops.nms.soft_nms`."""
+
+    method: SoftMethod = "linear"
+    sigma: float = 0.5
+
+
+@dataclass(frozen=True)
+class Voting:
+    """Kept boxes become the mean of the candidates that agree with them; see `ops.voting.box_voting`."""
+
+    thresh: float = 0.8
+    scoring_method: ScoringMethod = "ID"
+    beta: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +58,8 @@ class DetectionRule:
     original_frame: bool = False  # decode, clip and suppress in the original image's pixels (Detectron)
     refine: bool = True  # False: keep the proposals' boxes
     offset: float = 0.0
+    soft: SoftSuppression | None = None
+    voting: Voting | None = None
 
 
 def select_detections(
@@ -37,7 +69,18 @@ def select_detections(
     rule: DetectionRule,
     refine: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first.
+    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first; arguments as for `candidates`."""
+    return best_detections(*suppress(*candidates(boxes, scores, size, rule, refine), rule), rule)
+
+
+def candidates(
+    boxes: Tensor,
+    scores: Tensor,
+    size: Tensor,
+    rule: DetectionRule,
+    refine: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What passes the threshold: boxes float32 [n, 4], scores [n] and labels int64 [n], in the order of the regions.
 
     Args:
         boxes: float32 [R, 4], regions, in the frame in which boxes are decoded and suppressed.
@@ -55,13 +98,57 @@ def select_detections(
     usable = torch.isfinite(found).all(1) & (sides >= rule.min_size).all(1)
     if not bool(usable.all()):
         found, score, label = found[usable], score[usable], label[usable]
-    keep = batched_class_nms(
-        found, score, label, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0
-    )
+    return found, score, label
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, labels: Tensor, rule: DetectionRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates [n, 4], [n], [n] of which each class keeps what the rule keeps, by falling (new) score."""
+    if rule.soft is None and rule.voting is None:
+        keep = batched_class_nms(
+            boxes, scores, labels, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0
+        )
+        return boxes[keep], scores[keep], labels[keep]
+    found, new, label = [boxes[:0]], [scores[:0]], [labels[:0]]
+    for number in torch.unique(labels).tolist():
+        mine = labels == number
+        kept, score = _suppress_class(boxes[mine], scores[mine], rule)
+        found.append(kept)
+        new.append(score)
+        label.append(torch.full_like(score, number, dtype=labels.dtype))
+    score = torch.cat(new)
+    order = torch.sort(score, descending=True, stable=True).indices
+    return torch.cat(found)[order], score[order], torch.cat(label)[order]
+
+
+def best_detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, rule: DetectionRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first `max_detections` of detections that are sorted by falling score, and what ties the last of them."""
     limit = rule.max_detections
-    if 0 < limit < len(keep):
-        if rule.keep_ties:
-            keep = keep[score[keep] >= score[keep[limit - 1]]]
-        else:
-            keep = keep[:limit]
-    return found[keep], score[keep], label[keep]
+    if not 0 < limit < len(scores):
+        return boxes, scores, labels
+    if rule.keep_ties:
+        limit = int((scores >= scores[limit - 1]).sum())
+    return boxes[:limit], scores[:limit], labels[:limit]
+
+
+def _suppress_class(boxes: Tensor, scores: Tensor, rule: DetectionRule) -> tuple[Tensor, Tensor]:
+    """What stays of one class, and its scores. Everybody votes, also those that did not stay."""
+    if rule.soft is not None:
+        keep, new = soft_nms(
+            boxes, scores,
+            method=rule.soft.method, sigma=rule.soft.sigma, overlap_thresh=rule.nms_thresh,
+            score_thresh=SOFT_SCORE_THRESH, offset=rule.offset,
+        )  # fmt: skip
+    else:
+        keep = nms(boxes, scores, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0)
+        new = scores[keep]
+    if rule.voting is None:
+        return boxes[keep], new
+    vote = rule.voting
+    return box_voting(
+        boxes[keep], new, boxes, scores, vote.thresh,
+        scoring_method=vote.scoring_method, beta=vote.beta, offset=rule.offset,
+    )  # fmt: skip

@@ -48,6 +48,7 @@ class Geometry:
         bool  # regions are matched and learnt, detections decoded, clipped, suppressed in its pixels
     )
     keep_score_ties: bool  # DETECTIONS_PER_IM keeps what ties the last score
+    voting_beta_is_one: bool  # box voting never sees TEST.BBOX_VOTE.SCORING_METHOD_BETA
     mask_raster: RasterStyle
     mask_match_outlines: bool
     keypoints_drawn_apart: bool  # the keypoint head has a sample of its own
@@ -89,6 +90,7 @@ GEOMETRIES: dict[str, Geometry] = {
         detection_min_size=0.0,
         heads_in_original_frame=True,
         keep_score_ties=True,
+        voting_beta_is_one=True,
         mask_raster="detectron",
         mask_match_outlines=True,
         keypoints_drawn_apart=True,
@@ -124,6 +126,7 @@ GEOMETRIES: dict[str, Geometry] = {
         detection_min_size=0.0,
         heads_in_original_frame=False,
         keep_score_ties=False,
+        voting_beta_is_one=False,
         mask_raster="detectron2",
         mask_match_outlines=False,
         keypoints_drawn_apart=False,
@@ -159,6 +162,7 @@ GEOMETRIES: dict[str, Geometry] = {
         detection_min_size=1e-2,
         heads_in_original_frame=False,
         keep_score_ties=False,
+        voting_beta_is_one=False,
         mask_raster="detectron2",
         mask_match_outlines=False,
         keypoints_drawn_apart=False,

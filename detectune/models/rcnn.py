@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detectune.models.box_head import BoxHead
 from detectune.models.cascade import CascadeHead
-from detectune.models.detections import DetectionRule, select_detections
+from detectune.models.detections import DetectionRule, ScoredRegions, select_detections
 from detectune.models.keypoint_head import KeypointHead, PoseRule, place_keypoints
 from detectune.models.mask_head import MaskHead
 from detectune.models.pixels import normalize_pixels
@@ -127,18 +127,37 @@ class RCNN(nn.Module):
     def predict(self, images: ImageBatch) -> list[Detections]:
         """Detections of each image, network frame, best first, with mask probabilities and keypoints if there are heads
         for them."""
-        features, scored = self._propose_from(images)
-        sizes = self._clipping_sizes(images.sizes)
-        proposals = self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
-        found = self.detect(features, proposals, images)
+        features = self.features_of(images)
+        found = self.detect(features, self.propose(features, images), images)
         if self.mask_head is not None:
             found = self.add_masks(features, found)
         if self.keypoint_head is not None:
             found = self.add_keypoints(features, found, images)
         return found
 
+    def features_of(self, images: ImageBatch) -> Features:
+        """What the heads look at: {level: features}."""
+        features: Features = self.backbone(self.normalize(images))
+        return features
+
+    def propose(self, features: Features, images: ImageBatch) -> Proposals:
+        """The regions to look at in a test."""
+        height, width = images.tensor.shape[-2:]
+        scored = self.rpn(features, (height, width))
+        sizes = self._clipping_sizes(images.sizes)
+        return self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
+
     def detect(self, features: Features, proposals: Proposals, images: ImageBatch) -> list[Detections]:
-        """The box head's view of the proposals."""
+        """What the box head sees in the proposals, suppressed."""
+        return [
+            self._detect_image(scored, info, size)
+            for scored, info, size in zip(
+                self.score(features, proposals, images), images.infos, images.sizes, strict=True
+            )
+        ]
+
+    def score(self, features: Features, proposals: Proposals, images: ImageBatch) -> list[ScoredRegions]:
+        """What the box head says about each image's proposals."""
         drop = self._drops_padding(images)
         batch, count, _ = proposals.boxes.shape
         image_index = torch.arange(batch, device=proposals.boxes.device).repeat_interleave(count)
@@ -157,10 +176,7 @@ class RCNN(nn.Module):
             scores, deltas = out.logits.float().softmax(1), out.deltas
         if not drop:
             scores = scores.masked_fill(~valid[:, None], 0.0)
-        return [
-            self._detect_image(boxes[rows], scores[rows], deltas[rows], images.infos[i], images.sizes[i])
-            for i, rows in enumerate(_slices(counts))
-        ]
+        return [ScoredRegions(boxes[rows], scores[rows], deltas[rows]) for rows in _slices(counts)]
 
     def add_masks(self, features: Features, found: list[Detections]) -> list[Detections]:
         """The same detections with masks."""
@@ -218,10 +234,9 @@ class RCNN(nn.Module):
         points = targets.keypoints[inside.image_index, inside.gt_index]
         return inside[keypoint_inside(points, inside.boxes)]
 
-    def _detect_image(
-        self, boxes: Tensor, scores: Tensor, deltas: Tensor, info: ImageInfo, size: Tensor
-    ) -> Detections:
+    def _detect_image(self, scored: ScoredRegions, info: ImageInfo, size: Tensor) -> Detections:
         rule = self.detection_rule
+        boxes, scores, deltas = scored
         scale = None
         if rule.original_frame:
             scale = boxes.new_tensor((info.scale_x, info.scale_y, info.scale_x, info.scale_y))

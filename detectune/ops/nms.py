@@ -110,7 +110,9 @@ def soft_nms(
     Returns:
         The picked rows of boxes [N, 4] in the order of picking (falling new score), and their new scores, float32.
     """
-    overlaps = box_iou(boxes.float(), boxes.float(), offset=offset).cpu().numpy()
+    places = boxes.detach().float().cpu()
+    few = len(places) ** 2 <= _SCRATCH_ELEMENTS
+    overlaps = box_iou(places, places, offset=offset).numpy() if few else None
     left = scores.detach().float().cpu().numpy().copy()
     alive = np.ones(len(left), dtype=bool)
     rows: list[int] = []
@@ -118,7 +120,10 @@ def soft_nms(
         best = int(np.argmax(np.where(alive, left, -np.inf)))
         rows.append(best)
         alive[best] = False
-        overlap = overlaps[best]
+        if overlaps is not None:
+            overlap = overlaps[best]
+        else:
+            overlap = box_iou(places[best : best + 1], places, offset=offset)[0].numpy()
         touched = alive & (overlap > 0)
         if method == "linear":
             weight = np.where(overlap > overlap_thresh, 1 - overlap, 1).astype(np.float32)

@@ -15,6 +15,8 @@ from detectune.ops.boxes import box_iou
 
 ScoringMethod = Literal["ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM"]
 
+_SCRATCH_ELEMENTS = 2**24
+
 
 def box_voting(
     boxes: Tensor,
@@ -38,8 +40,35 @@ def box_voting(
         QUASI_SUM        sum of p / count^beta
         TEMP_AVG         mean of p sharpened (beta < 1) or smoothed (beta > 1) as a two-class softmax
 
-    A detection without voters stays as it is.
+    A detection without voters stays as it is. Memory is bounded by slices of T.
     """
+    step = max(1, _SCRATCH_ELEMENTS // max(1, len(all_boxes)))
+    parts = [
+        _vote(
+            boxes[i : i + step],
+            scores[i : i + step],
+            all_boxes,
+            all_scores,
+            thresh,
+            scoring_method,
+            beta,
+            offset,
+        )
+        for i in range(0, max(1, len(boxes)), step)
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _vote(
+    boxes: Tensor,
+    scores: Tensor,
+    all_boxes: Tensor,
+    all_scores: Tensor,
+    thresh: float,
+    scoring_method: ScoringMethod,
+    beta: float,
+    offset: float,
+) -> tuple[Tensor, Tensor]:
     overlap = box_iou(boxes, all_boxes, offset=offset)  # [T, N]
     votes = (overlap >= thresh).to(boxes.dtype)
     count = votes.sum(dim=1)

@@ -29,6 +29,15 @@ def test_from_a_file_to_drawn_images(tiny: Path, call, capsys) -> None:
     shown = capsys.readouterr().out
     assert str(run / "model_final.safetensors") in shown and "tiny, 6 images" in shown
     assert Path("tested/evaluation/tiny/metrics.json").exists() and Path("tested/report.html").exists()
+    assert Path("tested/evaluation/tiny/detections.json").exists()
+
+    reached = ("test", "tiny.yaml", "--output", "strict", "TEST.COMPETITION_MODE=False")
+    assert call(*reached, "EXPECTED_RESULTS=[[tiny, box, AP, 0.0]]", "EXPECTED_RESULTS_ATOL=1") == 0
+    assert "1 of 1 expected results were reached" in capsys.readouterr().out
+    assert call(*reached, "EXPECTED_RESULTS=[[tiny, box, AP, 0.99], [tiny, mask, AP, 0.9, 0.01]]") == 1
+    assert "0 of 2 expected results were reached" in capsys.readouterr().out
+    files = [file.name for file in Path("strict/evaluation/tiny").glob("detections*")]
+    assert len(files) == 2 and "detections.json" not in files, "a test never overwrites another's detections"
 
     Path("data/images/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     weights = run / "model_final.safetensors"

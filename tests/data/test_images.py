@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from detectune.data.images import load_image, resize_image, target_size
+from detectune.data.images import load_image, resize_image, stretch_image, target_size
 from detectune.errors import DataError
 
 PHOTOS = ("000000168974", "000000184324", "17790319373_bd19b24cfc_k")
@@ -134,3 +134,15 @@ def test_bad_files_are_named(tmp_path: Path):
             load_image(tmp_path / name)
     with pytest.raises(DataError, match=r"absent.jpg: the image file is missing"):
         load_image(tmp_path / "absent.jpg")
+
+
+def test_stretching_equals_detectrons_bit_for_bit(golden):
+    cases = golden("blob", "image.aspect_ratio_rel")
+    assert {case.params["aspect_ratio"] > 1 for case in cases} == {True, False}
+    for case in cases:
+        stretched = stretch_image(case.inputs["image"], case.params["aspect_ratio"])
+        np.testing.assert_array_equal(stretched, case.outputs["image"], err_msg=case.name)
+
+
+def test_a_narrow_image_keeps_a_column():
+    assert stretch_image(np.full((3, 2, 3), 7, np.uint8), 0.1).shape == (3, 1, 3)

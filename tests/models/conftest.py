@@ -85,11 +85,11 @@ def make_config() -> Callable[..., Config]:
     def make(overrides: dict[str, Any] | None = None) -> Config:
         tree: dict[str, Any] = {}
         for key, value in {**BASE, **(overrides or {})}.items():
-            section, _, name = key.rpartition(".")
-            if section:
-                tree.setdefault(section, {})[name] = value
-            else:
-                tree[name] = value
+            *sections, name = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[name] = value
         return Config.model_validate(tree)
 
     return make

@@ -187,6 +187,21 @@ def test_golden_soft_nms(golden) -> None:
         np.testing.assert_array_equal(dets[rows, :4].numpy(), case.outputs["dets_out"][:, :4])
 
 
+def test_little_memory_changes_nothing(random_boxes, monkeypatch) -> None:
+    from detectune.ops import voting
+
+    boxes, scores = random_boxes(60), torch.rand(60, generator=torch.Generator().manual_seed(2))
+    soft = ops.soft_nms(boxes, scores, method="linear")
+    voted = box_voting(boxes, scores, boxes, scores, 0.3, scoring_method="IOU_AVG")
+    monkeypatch.setattr(ops, "_SCRATCH_ELEMENTS", 100)
+    monkeypatch.setattr(voting, "_SCRATCH_ELEMENTS", 7 * 60)
+    for want, have in (
+        (soft, ops.soft_nms(boxes, scores, method="linear")),
+        (voted, box_voting(boxes, scores, boxes, scores, 0.3, scoring_method="IOU_AVG")),
+    ):
+        assert torch.allclose(want[0].float(), have[0].float()) and torch.allclose(want[1], have[1])
+
+
 def test_soft_nms_lowers_by_hand_computed_weights() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0], [50.0, 50.0, 60.0, 60.0]])
     scores = torch.tensor([0.9, 0.8, 0.0001])  # overlap of the first two: 0.5

@@ -21,8 +21,10 @@ from torch import Tensor
 from detectune.data.images import ResizeStyle
 from detectune.engine.views import Looks, Seen, View
 from detectune.models.detections import best_detections, candidates, suppress
+from detectune.models.keypoint_head import place_keypoints
 from detectune.models.rcnn import RCNN
 from detectune.ops.boxes import box_area, clip_boxes
+from detectune.ops.keypoints import flip_heatmaps
 from detectune.ops.merging import Merge, merge_views, views_for_size
 from detectune.structures import Detections, ImageBatch
 
@@ -112,9 +114,14 @@ class AugmentedDetector:
             offset=self.offset,
         )
         found = self._boxes(look)
-        placed = look(self.plan.plain).find(found)
+        plain = look(self.plan.plain)
+        placed = plain.find(found)
         if self.model.mask_head is not None:
             placed.masks = self._maps(look, found, self.plan.masks, self._masks_of)
+        if self.model.keypoint_head is not None:
+            maps = self._maps(look, found, self.plan.keypoints, self._heatmaps_of)
+            scale = (plain.info.scale_x, plain.info.scale_y)
+            placed = place_keypoints(maps, placed, scale, self.model.pose_rule)
         return placed
 
     def _wanted(self) -> list[View]:
@@ -123,8 +130,8 @@ class AugmentedDetector:
         wanted = [plan.plain] * 2
         if plan.boxes is not None:
             wanted += plan.boxes.views
-        for has_head, maps in ((self.model.mask_head is not None, plan.masks),):
-            if has_head:
+        for head, maps in ((self.model.mask_head, plan.masks), (self.model.keypoint_head, plan.keypoints)):
+            if head is not None:
                 wanted += (plan.plain, *(maps.views if maps else ()))
         return wanted
 
@@ -213,6 +220,10 @@ class AugmentedDetector:
         masks = self.model.add_masks(seen.features, [seen.find(found)])[0].masks
         assert masks is not None
         return masks.flip(-1) if seen.view.flip else masks
+
+    def _heatmaps_of(self, seen: Seen, found: Detections) -> Tensor:
+        maps = self.model.keypoint_maps(seen.features, [seen.find(found)])[0]
+        return flip_heatmaps(maps, self.keypoint_flip) if seen.view.flip else maps
 
     def _counted(self, views: Sequence[View], boxes: Tensor, sizes: SizeRule | None) -> Tensor:
         """Which boxes [N, 4] of the original frame count in which view, bool [V, N]."""

@@ -26,6 +26,7 @@ from detectune.models.detections import select_detections
 from detectune.models.rcnn import RCNN
 from detectune.models.rpn import Proposals
 from detectune.ops.boxes import decode_boxes
+from detectune.ops.keypoints import heatmaps_to_keypoints
 from detectune.ops.nms import nms
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo
 
@@ -521,3 +522,154 @@ def test_regions_at_the_scale_of_the_image(golden) -> None:
         want = case.outputs["rois_blob"]
         assert not want[:, 0].any()
         np.testing.assert_allclose(seen.to_network(case.tensor("im_rois")).numpy(), want[:, 1:], rtol=1e-6)
+
+
+# --- keypoints -----------------------------------------------------------------------------------------------------
+
+POSES = {
+    "MODEL.MASK_ON": False, "MODEL.KEYPOINTS_ON": True, "MODEL.NUM_CLASSES": 2, "KRCNN.NUM_KEYPOINTS": 3,
+    "KRCNN.ROI_KEYPOINTS_HEAD": "keypoint_rcnn_heads.add_roi_pose_head_v1convX", "KRCNN.NUM_STACKED_CONVS": 2,
+    "KRCNN.CONV_HEAD_DIM": 16, "KRCNN.CONV_HEAD_KERNEL": 3, "KRCNN.ROI_XFORM_METHOD": "RoIAlign",
+    "KRCNN.ROI_XFORM_RESOLUTION": 7, "KRCNN.ROI_XFORM_SAMPLING_RATIO": 2, "KRCNN.USE_DECONV_OUTPUT": True,
+    "KRCNN.UP_SCALE": 2, "KRCNN.HEATMAP_SIZE": 28, "TEST.DETECTIONS_PER_IM": 12,
+}  # fmt: skip
+FLIP = (0, 2, 1)
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def pose_weights(photo: np.ndarray) -> dict[str, Tensor]:
+    torch.manual_seed(6)
+    model = build_detector(small_config(**POSES)).eval()
+    batch = single_image(photo, short_side=64, max_size=100, style="pillow", stride=32)
+    features = model.features_of(batch)
+    boxes = model.propose(features, batch).boxes[0]
+    image_index = torch.zeros(len(boxes), dtype=torch.int64)
+    logits = model.box_head(model.box_pooler(features, boxes, image_index, static=False)).logits
+    scale = 2 / logits.std(0)
+    model.box_head.cls_score.weight *= scale[:, None]
+    model.box_head.cls_score.bias -= logits.mean(0) * scale
+    maps = model.keypoint_head(model.keypoint_pooler(features, boxes, image_index, static=False))
+    model.keypoint_head.predictor.weight *= 3 / maps.std()
+    return model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def poses_with(pose_weights: dict[str, Tensor]) -> Callable[..., Predictor]:
+    def make(overrides: dict[str, Any]) -> Predictor:
+        config = small_config(**(POSES | overrides))
+        model = build_detector(config)
+        model.load_state_dict(pose_weights)
+        info = ClassInfo(("person",), (1,), ("nose", "left", "right"), FLIP)
+        return Predictor(config, model=model, class_info=info)
+
+    return make
+
+
+def slow_keypoints(slow: SlowDetector, boxes: Tensor) -> Tensor:
+    """x, y, logit, probability [N, K, 4] in the original frame."""
+    test = slow.config.TEST
+    section = test.KPS_AUG
+    views = [slow.plain, *(all_views(section, test) if section.ENABLED else [])]
+    predictions = []
+    for view in views:
+        batch = slow.batch(view)
+        features = slow.model.backbone(slow.model.normalize(batch))
+        rois = slow.move(boxes, view, batch)
+        image_index = torch.zeros(len(rois), dtype=torch.int64)
+        maps = slow.model.keypoint_head(slow.model.keypoint_pooler(features, rois, image_index, static=False))
+        if view[2]:
+            maps = torch.stack([maps[:, k] for k in FLIP], 1).flip(3)
+        predictions.append(maps)
+    area = (boxes[:, 2:] - boxes[:, :2] + slow.offset).prod(-1)
+    merged = []
+    for i in range(len(boxes)):
+        mine = []
+        for view, maps in zip(views, predictions, strict=True):
+            if section.SCALE_SIZE_DEP and area[i] < section.AREA_TH and view[0] < test.SCALE:
+                continue
+            if section.SCALE_SIZE_DEP and area[i] >= section.AREA_TH and view[0] > test.SCALE:
+                continue
+            mine.append(maps[i])
+        merged.append(sum(mine) / len(mine) if section.HEUR == "HM_AVG" else torch.stack(mine).amax(0))
+    rule = slow.model.pose_rule
+    info = slow.batch(slow.plain).infos[0]
+    unit = torch.tensor([1.0] * 4 if rule.original_frame else [info.scale_x, info.scale_y] * 2)
+    points = heatmaps_to_keypoints(
+        torch.stack(merged), boxes * unit, min_size=rule.min_size, normalization=rule.normalization
+    )
+    points[..., :2] /= unit[:2]
+    return points
+
+
+@pytest.mark.parametrize("geometry", DIALECTS)
+@pytest.mark.parametrize(
+    ("size_dependent", "heuristic"), [(False, "HM_AVG"), (True, "HM_AVG"), (True, "HM_MAX")]
+)
+@torch.no_grad()
+def test_keypoints_equal_the_loop(
+    poses_with, photo, geometry: str, size_dependent: bool, heuristic: str
+) -> None:
+    overrides = {
+        "MODEL.GEOMETRY": geometry,
+        **keys("BBOX_AUG", ENABLED=True, H_FLIP=True),
+        **keys("KPS_AUG", **EVERY_VIEW, SCALE_SIZE_DEP=size_dependent, AREA_TH=400, HEUR=heuristic),
+    }
+    predictor = poses_with(overrides)
+    slow = SlowDetector(predictor, small_config(**(POSES | overrides)), photo)
+    want_boxes, want_scores, _ = slow.detections()
+    found, boxes = network_detections(predictor, photo)
+    assert len(found) == len(want_scores) >= 5
+    torch.testing.assert_close(boxes, want_boxes, atol=2e-2, rtol=0)
+    want = slow_keypoints(slow, want_boxes)
+    have = predictor(photo).keypoints
+    near = (have[..., :2] - want[..., :2]).abs().amax(
+        -1
+    ) < 0.3  # a maximum between two cells may fall either way
+    assert near.float().mean() > 0.95
+    torch.testing.assert_close(have[..., 2], want[..., 2], atol=2e-2, rtol=1e-3)
+    torch.testing.assert_close(have[..., 3], want[..., 3], atol=2e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("geometry", DIALECTS)
+def test_keypoints_without_further_views_are_the_plain_ones(poses_with, photo, geometry: str) -> None:
+    want = poses_with({"MODEL.GEOMETRY": geometry})(photo)
+    for section in ("BBOX_AUG", "KPS_AUG"):
+        have = poses_with({"MODEL.GEOMETRY": geometry, **keys(section, ENABLED=True)})(photo)
+        assert len(have) == len(want) > 3
+        torch.testing.assert_close(have.keypoints[..., 2:], want.keypoints[..., 2:], atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ({}, {"H_FLIP": True}),
+        ({"H_FLIP": True}, {"HEUR": "HM_MAX"}),
+        ({}, {"SCALES": [96]}),
+        ({"SCALES": [96]}, {"MAX_SIZE": 90}),
+        ({"SCALES": [96]}, {"SCALE_H_FLIP": True}),
+        ({"SCALES": [48, 96]}, {"SCALE_SIZE_DEP": True}),
+        ({"SCALES": [96], "SCALE_SIZE_DEP": True, "AREA_TH": 0}, {"AREA_TH": 10**6}),
+        ({}, {"ASPECT_RATIOS": [1.5]}),
+        ({"ASPECT_RATIOS": [1.5]}, {"ASPECT_RATIO_H_FLIP": True}),
+    ],
+    ids=str,
+)
+def test_every_key_changes_the_keypoints(poses_with, photo, before: Any, change: Any) -> None:
+    without = poses_with(keys("KPS_AUG", ENABLED=True, **before))(photo)
+    found = poses_with(keys("KPS_AUG", ENABLED=True, **(before | change)))(photo)
+    assert torch.equal(found.boxes, without.boxes)
+    assert not torch.allclose(found.keypoints[..., 2], without.keypoints[..., 2])
+
+
+def test_poses_suppress_each_other_after_the_merge(poses_with, photo) -> None:
+    views = keys("BBOX_AUG", ENABLED=True, H_FLIP=True) | keys("KPS_AUG", ENABLED=True, H_FLIP=True)
+    every = poses_with(views)(photo)
+    fewer = poses_with(views | {"KRCNN.NMS_OKS": True})(photo)
+    assert 0 < len(fewer) < len(every) and len(fewer.keypoints) == len(fewer)
+
+
+def test_an_image_without_poses(poses_with, photo) -> None:
+    views = keys("BBOX_AUG", **EVERY_VIEW) | keys("KPS_AUG", **EVERY_VIEW)
+    found = poses_with(views | {"TEST.SCORE_THRESH": 1.0})(photo)
+    assert len(found) == 0 and found.keypoints.shape == (0, 3, 4)

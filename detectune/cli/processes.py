@@ -68,9 +68,13 @@ def with_processes_for_test(settings: Config) -> Config:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if launched() is not None or count >= settings.NUM_GPUS:
         return settings
-    there = max(1, count)
-    print(f"Notice: NUM_GPUS={settings.NUM_GPUS}, the machine has {count}: {there} tests.", file=sys.stderr)
-    return settings.with_overrides({"NUM_GPUS": there})
+    told = f"{count} GPUs" if count > 1 else "1 GPU" if count else "no GPU"
+    print(
+        f"Notice: NUM_GPUS={settings.NUM_GPUS}, but this machine has {told}: the test takes longer with "
+        f"NUM_GPUS={max(1, count)} and gives the same.",
+        file=sys.stderr,
+    )
+    return settings.with_overrides({"NUM_GPUS": max(1, count)})
 
 
 def is_told(error: BaseException) -> bool:

@@ -135,7 +135,7 @@ class Team:
                 by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for grads in by_type.values():
             flat = self.mean(torch.cat([grad.flatten() for grad in grads]))
-            parts = flat.split([grad.numel() for grad in grads])
+            parts = torch.functional.split(flat, [grad.numel() for grad in grads])
             torch._foreach_copy_(grads, [p.view_as(g) for p, g in zip(parts, grads, strict=True)])
 
     @torch.no_grad()
@@ -180,9 +180,9 @@ def joined(*, device: str, num_processes: int) -> Iterator[Team]:
     if cuda:
         check_devices(device, local_rank + 1)
         torch.cuda.set_device(local_rank)
-    where = {"device_id": torch.device("cuda", local_rank)} if cuda else {}
+    own = torch.device("cuda", local_rank) if cuda else None
     with _lost():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, **where)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=own)
         hosts = dist.new_group(backend="gloo", timeout=TIMEOUT) if cuda else dist.group.WORLD
     try:
         team = Team(rank, size, hosts)

@@ -137,7 +137,7 @@ def build_model(
     model = compute.place(model)
     if team.size > 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         if compute.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         else:
             log(
                 "Notice: on a CPU batch normalisation takes its statistics from the images of each process alone; "
@@ -184,5 +184,6 @@ def describe_run(run: Run) -> None:
     run.directory.write_text("config.yaml", run.config.to_yaml())
     run.directory.write_text("diff.yaml", dump_diff(run.config))
     run.directory.write_text(
-        "environment.json", json.dumps(describe_environment(run.compute), indent=2) + "\n"
+        "environment.json",
+        json.dumps(describe_environment(run.compute, num_processes=run.team.size), indent=2) + "\n",
     )

@@ -20,7 +20,7 @@ from detectune.config.tree import Config
 from detectune.engine.checkpoint import newest_valid
 from detectune.engine.distributed import common_shape, joined, share_outputs, to_common_shape
 from detectune.engine.hooks import HookLike
-from detectune.engine.interrupt import Interrupts, TrainingInterruptedError, catch_interrupts
+from detectune.engine.interrupt import SIGNALS, Interrupts, TrainingInterruptedError, catch_interrupts
 from detectune.engine.resume import CheckpointHook, find_checkpoint, resume
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.running import Run, step_generator
@@ -68,7 +68,9 @@ def train(
         with team.together():
             if team.first:
                 stack.enter_context(directory.held())
-        interrupt = stack.enter_context(catch_interrupts(says=team.first))
+        # Several processes get SIGTERM also when one of them has failed.
+        says = SIGNALS if team.size == 1 else SIGNALS[:1] if team.first else ()
+        interrupt = stack.enter_context(catch_interrupts(says=says))
         with team.together():
             found = (
                 find_checkpoint(directory, auto_resume=config.TRAIN.AUTO_RESUME, log=log)
@@ -116,7 +118,7 @@ def result_of(run_dir: Path) -> TrainResult:
 
 def say_what_was_skipped(run: Run) -> None:
     """With TRAIN.SKIP_BROKEN_IMAGES: how many images could not be read, and the first few of them."""
-    names = sorted(run.loader.left_out)
+    names = sorted(set().union(*run.team.gather(list(run.loader.left_out))))
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         count = "1 image" if len(names) == 1 else f"{len(names)} images"

@@ -178,7 +178,7 @@ def joined(*, device: str, num_processes: int) -> Iterator[Team]:
     rank, size, local_rank = place
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
-        check_devices(device, local_rank + 1)
+        check_devices(device, max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         torch.cuda.set_device(local_rank)
     own = torch.device("cuda", local_rank) if cuda else None
     with _lost():

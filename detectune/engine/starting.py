@@ -16,7 +16,7 @@ from torch import nn
 from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.loader import build_loader
-from detectune.engine.distributed import Team
+from detectune.engine.distributed import ALONE, Team
 from detectune.engine.ema import WeightAverage
 from detectune.engine.environment import describe_environment
 from detectune.engine.evaluating import EvaluationHook, check_best_metric, check_test_data
@@ -41,7 +41,7 @@ def start_run(
     *,
     log: Callable[[str], None],
     found: dict[str, Any] | None,
-    team: Team,
+    team: Team = ALONE,
 ) -> Run:
     """Data, model, solver and records of a run. `found` is a checkpoint that the caller will `resume` from."""
     set_torch_globals()

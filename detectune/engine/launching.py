@@ -47,7 +47,9 @@ def launch(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its messages are about itself
+    for logger in list(logging.root.manager.loggerDict):
+        if logger.startswith("torch.distributed.elastic"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)  # their messages are about the agent itself
     share = max(1, (os.cpu_count() or 1) // num_processes)
     environment = {
         LAUNCHED: name,

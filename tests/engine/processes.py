@@ -74,8 +74,8 @@ def run_train(out, config, changes):
     result = train(load_config(config, changes), output_dir=Path(out), log=said.append)
     return {"metrics": result.metrics}
 
-def run_test(out, config, changes, weights):
-    return {"metrics": test(load_config(config, changes), weights, output_dir=Path(out))}
+def run_test(out, config, changes, weights, records=(None,)):
+    return {"metrics": test(load_config(config, changes), weights, output_dir=Path(out), records=slice(*records))}
 
 JOBS = {"tiny": run_tiny, "train": run_train, "test": run_test}
 for line in sys.stdin:

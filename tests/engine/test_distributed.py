@@ -182,6 +182,13 @@ def test_a_test_finds_the_same_with_any_number_of_processes(
         assert json.loads((files / "metrics.json").read_text())["num_images"] == 6
     assert found[1] == found[2] == found[3] and len(json.loads(found[1])) > 6
 
+    known: dict[str, Any] = {"config": config, "changes": changes, "weights": weights, "out": str(tmp_path)}
+    processes.run("test", size=1, **known, records=(2, 5))
+    some = json.loads((tmp_path / "evaluation" / "mine" / "metrics.json").read_text())
+    assert some["num_images"] == 3 and 0 < some["num_detections"] < len(json.loads(found[1]))
+    nothing = processes.run("test", size=1, **known, records=(6, 9))[0]
+    assert nothing["error"] == "DataError" and "no images in the range 6 to 9" in nothing["message"]
+
 
 def test_an_image_tested_twice_is_named() -> None:
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

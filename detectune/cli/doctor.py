@@ -83,6 +83,7 @@ def describe(facts: Facts) -> str:
         )
     lines += [
         _line("GPU", "; ".join(gpu["text"] for gpu in facts["gpus"]) or "none that torch can use"),
+        _line("Processes", facts["processes"]),
         *(
             _line("Disk", f"{place}: {free / gib:.1f} GiB free")
             for place, free in facts["disk"]["free"].items()
@@ -221,7 +222,7 @@ def _compiler(missing: list[Facts]) -> str | None:
 
 def _torch(missing: list[Facts]) -> Facts:
     """What torch says; without a working torch only what is missing."""
-    nothing: Facts = {"torch": {}, "gpus": [], "acceleration": []}
+    nothing: Facts = {"torch": {}, "gpus": [], "processes": "none without torch", "acceleration": []}
     try:
         import torch
         import torchvision
@@ -246,7 +247,20 @@ def _torch(missing: list[Facts]) -> Facts:
             {"what": "There is an NVIDIA driver, but torch sees no GPU.",
              "mend": "The installed torch may be a CPU build or need a newer driver.", "required": False}
         )  # fmt: skip
-    return {"torch": known, "gpus": gpus, "acceleration": _acceleration()}
+    return {"torch": known, "gpus": gpus, "processes": _processes(len(gpus)), "acceleration": _acceleration()}
+
+
+def _processes(num_gpus: int) -> str:
+    """What NUM_GPUS may be on this machine."""
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return "NUM_GPUS 1: this torch cannot start several processes that train together"
+    cpu = "with MODEL.DEVICE cpu any number of processes (gloo)"
+    if num_gpus == 0:
+        return f"NUM_GPUS 1; {cpu}"
+    through = "NCCL" if dist.is_nccl_available() else "no NCCL: one GPU only"
+    return f"NUM_GPUS up to {num_gpus} ({through}); {cpu}"
 
 
 def _gpu(index: int) -> Facts:

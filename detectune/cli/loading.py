@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from detectune.cli.overrides import check_words
 from detectune.cli.places import find_config
+from detectune.cli.processes import speaks, started_by_us
 
 if TYPE_CHECKING:
     from detectune.config.load import Config
@@ -18,6 +19,6 @@ def load_for_command(name: str, words: Sequence[str] | None, *, options: Sequenc
     from detectune.config.load import load_config
 
     config = load_config(find_config(name), check_words(words, options=options))
-    for notice in dict.fromkeys(config.notices):
+    for notice in dict.fromkeys(config.notices) if speaks() and not started_by_us() else ():
         print(f"Notice: {notice}", file=sys.stderr)
     return config

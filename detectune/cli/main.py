@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from detectune.cli import config, demo, doctor, infer, knobs, report, test, train
 from detectune.cli.allocator import restart_with_tuned_allocator
 from detectune.cli.data import app as data_app
+from detectune.cli.processes import failure_of_processes, is_told, speaks
 from detectune.errors import UserError
 
 EPILOG = (
@@ -36,7 +37,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            _say(str(interruption) or "Stopped.")
+            if speaks():
+                _say(str(interruption) or "Stopped.")
             raise SystemExit(getattr(interruption, "exit_code", 130)) from interruption
 
 
@@ -92,13 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(rest, prog_name=name)  # leaves with its exit code
     except UserError as error:
         code, message = 2, str(error)
-        trace = traceback.format_exc()
+        trace, told = traceback.format_exc(), is_told(error)
     except Exception as error:
         code, message = 1, f"Failure: {type(error).__name__}: {str(error).strip() or 'no message'}"
-        trace = traceback.format_exc()
+        trace, told = traceback.format_exc(), is_told(error)
         if not debug:
             message += "\nRun again with --debug for the traceback."
-    _say(trace + message if debug else message)
+        code, message = failure_of_processes(error) or (code, message)
+    if debug or (message and not told):
+        _say(trace + message if debug else message)
     sys.exit(code)
 
 

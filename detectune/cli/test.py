@@ -40,6 +40,7 @@ def test(
     """Measure box and mask AP on TEST.DATASETS and print the table; fails where EXPECTED_RESULTS are not reached."""
     from detectune.cli.loading import load_for_command
     from detectune.cli.places import choose_run_directory
+    from detectune.cli.processes import launches, run_in_processes, speaks, with_processes_for_test
     from detectune.cli.results import ap_table
     from detectune.engine.inference import test as test_run
     from detectune.evaluation.expected import read_expectations
@@ -56,8 +57,17 @@ def test(
     chosen = choose_weights(
         settings, weights, run_directory=choose_run_directory(settings, output=None, name=config)
     )
-    print(f"Weights: {chosen}", flush=True)
+    settings = with_processes_for_test(settings)
+    if launches(settings):
+        run_in_processes(
+            settings, ["test"], ["--weights", str(chosen), "--output", str(directory)], name=config
+        )
+        return
+    if speaks():
+        print(f"Weights: {chosen}", flush=True)
     test_run(settings, chosen, output_dir=directory)
+    if not speaks():
+        return
     report = write_report(directory)
     for table in ap_table(directory, names=tuple(settings.TEST.DATASETS)):
         print("\n" + table)

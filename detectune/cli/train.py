@@ -50,13 +50,25 @@ def train(
 
 
 def train_and_report(settings: Config, directory: Path, *, config_name: str) -> TrainResult:
-    """Train into `directory`, write the report, and say where everything is and what to try next."""
+    """Train into `directory`, write the report, and say where everything is and what to try next.
+
+    With NUM_GPUS above 1 this process starts those that train, of which the first does all that, and waits.
+    """
+    from detectune.cli.processes import config_name_of, launches, run_in_processes, speaks
     from detectune.cli.results import ap_table, describe_files, next_steps
+    from detectune.engine.trainer import result_of
     from detectune.engine.trainer import train as train_run
     from detectune.report.page import write_report
 
-    print(f"Run directory: {directory}", flush=True)
+    if launches(settings):
+        run_in_processes(settings, ["train"], ["--output", str(directory)], name=config_name)
+        return result_of(directory)
+    config_name = config_name_of(config_name)
+    if speaks():
+        print(f"Run directory: {directory}", flush=True)
     result = train_run(settings, output_dir=directory, log=_log)
+    if not speaks():
+        return result
     write_report(result.run_dir)
     if result.stopped:
         print(f"Stopped early: {result.stopped}.")

@@ -38,9 +38,9 @@ class Runtime(Section):
 
     NUM_GPUS: int = knob(
         1,
-        "Devices that share each step. The batch is TRAIN.IMS_PER_BATCH times this: with fewer "
-        "devices than a schedule was written for, lower the learning rate or set "
-        "SOLVER.REFERENCE_BATCH.",
+        "Devices that share each step, each with its own process. The batch is TRAIN.IMS_PER_BATCH "
+        "times this: with fewer devices than a schedule was written for, lower the learning rate or "
+        "set SOLVER.REFERENCE_BATCH. With MODEL.DEVICE cpu the processes share the processor.",
         kind="runtime",
         stage="training",
         unit="devices",

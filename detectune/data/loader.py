@@ -30,6 +30,8 @@ from detectune.structures import Batch, ClassInfo, ImageInfo, Record
 KEYPOINT_SHIFT = {"detectron": 0.0, "detectron2": 0.5, "torchvision": 0.0}
 """What each system adds to COCO's keypoints, which name pixels."""
 
+ALL_RECORDS = slice(None)
+
 RESIZE: dict[str, ResizeStyle] = {
     "detectron": "detectron",
     "detectron2": "pillow",
@@ -178,8 +180,21 @@ class Loader:
             ) from error
 
 
-def build_loader(config: Config, *, training: bool, dataset: str | None = None, position: int = 0) -> Loader:
+def build_loader(
+    config: Config,
+    *,
+    training: bool,
+    dataset: str | None = None,
+    position: int = 0,
+    part: int = 0,
+    parts: int = 1,
+    records_range: slice = ALL_RECORDS,
+) -> Loader:
     """Batches of TRAIN.DATASETS (joined) or of one test set; `dataset` names another.
+
+    Of `parts` processes that go through the same batches, process `part` gets its share: in training of each batch
+    (of parts * TRAIN.IMS_PER_BATCH images), in tests consecutive batches. A test may be restricted to a range of the
+    records.
 
     Raises `DataError` before anything is loaded if the data set cannot be used.
     """
@@ -218,15 +233,19 @@ def build_loader(config: Config, *, training: bool, dataset: str | None = None, 
         specs = TrainingBatches(
             seed=config.RNG_SEED,
             num_images=len(records),
-            batch_size=config.TRAIN.IMS_PER_BATCH,
+            batch_size=config.TRAIN.IMS_PER_BATCH * parts,
             augmentation=_augmentation(config, style),
             wide=is_wide([(r.height, r.width) for r in records]) if config.TRAIN.ASPECT_GROUPING else None,
             position=position,
+            part=part,
+            parts=parts,
         )
         num_workers = config.DATA_LOADER.NUM_THREADS
     else:
         move = Move(short_side=config.TEST.SCALE, max_size=config.TEST.MAX_SIZE, style=style)
-        specs = ordered_batches(len(records), config.TEST.IMS_PER_BATCH, move)
+        records = records[records_range]
+        batches = ordered_batches(len(records), config.TEST.IMS_PER_BATCH, move)
+        specs = batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
         num_workers = min(
             config.DATA_LOADER.NUM_THREADS, len(specs) // 4
         )  # a process costs a few images' time

@@ -45,6 +45,7 @@ class TrainingBatches:
     epoch to epoch. With `wide` given (bool [N], is the image wider than high), the images of a batch are all wide or
     all high, but for at most one mixed batch per epoch.
     With flips each image is mirrored in one of two successive epochs, at random in the first.
+    Of `parts` processes that share the batches of `batch_size` images, process `part` gets its consecutive share.
     """
 
     seed: int
@@ -53,6 +54,8 @@ class TrainingBatches:
     augmentation: Augmentation
     wide: np.ndarray | None = None
     position: int = 0
+    part: int = 0
+    parts: int = 1
     _epoch: int = field(default=-1, init=False)
     _table: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64), init=False)
     _flips: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), init=False)
@@ -73,10 +76,12 @@ class TrainingBatches:
         if epoch != self._epoch:
             self._table, self._flips, self._epoch = self._order(epoch), self._mirrored(epoch), epoch
         rng = np.random.default_rng([self.seed, MOVES, position])
-        return [
+        whole = [
             SampleSpec(int(index), self._move(rng, flip=bool(self._flips[index])))
             for index in self._table[row]
         ]
+        share = self.batch_size // self.parts
+        return whole[self.part * share : (self.part + 1) * share]
 
     def _order(self, epoch: int) -> np.ndarray:
         """int64 [batches_per_epoch, batch_size]: the images of each batch."""

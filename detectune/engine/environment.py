@@ -16,7 +16,7 @@ from detectune.engine.precision import Compute
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "hotcoco", "safetensors", "pydantic")
 
 
-def describe_environment(compute: Compute) -> dict[str, Any]:
+def describe_environment(compute: Compute, *, num_processes: int = 1) -> dict[str, Any]:
     """Plain values for JSON; no secret and no user name gets in."""
     return {
         "detectune": _version("detectune"),
@@ -32,6 +32,7 @@ def describe_environment(compute: Compute) -> dict[str, Any]:
             for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
         ],
         "cuda": torch.version.cuda,
+        "processes": num_processes,
         "device": str(compute.device),
         "precision": compute.precision,
         "memory_format": compute.memory_format,

@@ -71,6 +71,7 @@ class EvaluationHook(Hook):
 
     def _evaluate(self, run: Run) -> None:
         run.finite.settle()
+        run.team.copy_from_first(buffer for buffer in run.model.buffers() if buffer.is_floating_point())
         names = tuple(run.config.TEST.DATASETS)
         with run.evaluated_weights():
             for name in names:
@@ -146,9 +147,13 @@ def check_best_metric(
 
 def evaluate_with_validation_loss(run: Run, dataset: str) -> dict[str, float]:
     """AP by `test`, which also writes evaluation/<dataset>/, and the losses on the same images."""
-    metrics = dict(test(run.config, output_dir=run.directory.path, model=run.model, dataset=dataset))
-    loader = build_loader(run.config, training=False, dataset=dataset)
-    return metrics | validation_loss(run, loader, num_images=VALIDATION_IMAGES)
+    metrics = dict(
+        test(run.config, output_dir=run.directory.path, model=run.model, dataset=dataset, team=run.team)
+    )
+    if run.team.first:
+        loader = build_loader(run.config, training=False, dataset=dataset)
+        metrics |= validation_loss(run, loader, num_images=VALIDATION_IMAGES)
+    return run.team.from_first(metrics)
 
 
 def check_test_data(run: Run) -> None:

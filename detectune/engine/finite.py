@@ -5,7 +5,7 @@ behind the forward pass, and the host waits for that copy only after it has queu
 device still has that work, so it never idles, and the update is not queued before the losses are known to
 be finite. A gradient that overflowed although its loss was finite is seen one update later, and always
 before anything is saved. With fp16 the loss scaler answers for the gradient: it skips the update and lowers
-the scale.
+the scale. Of several processes all stop at the loss of one; their gradients are the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detectune.engine.distributed import ALONE, Team, tell_elsewhere
 from detectune.structures import ImageInfo
 
 ADVICE = "Lower SOLVER.BASE_LR, lengthen SOLVER.WARM_UP_ITERS or set SOLVER.CLIP_GRADIENT_NORM."
@@ -38,7 +39,8 @@ class _Watched:
 class FiniteGuard:
     """Remembers what is on its way to the host, and raises when something not finite arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, team: Team = ALONE) -> None:
+        self.team = team
         self.losses: list[_Watched] = []
         self.gradient: _Watched | None = None
 
@@ -51,10 +53,10 @@ class FiniteGuard:
         self.losses.append(_fetch(losses, where))
 
     def check_losses(self) -> None:
-        """Raise unless all losses watched since the last call are finite."""
+        """Raise unless all losses watched since the last call, by any process, are finite."""
         watched, self.losses = self.losses, []
-        for batch in watched:
-            _raise_unless_finite(batch, "The loss")
+        errors = [error for batch in watched if (error := _error_unless_finite(batch, "The loss"))]
+        self.team.stop_on(errors[0] if errors else None)
 
     def check_gradient(self, norm: Tensor, *, iteration: int, lr: float) -> None:
         """Raise unless the gradient is finite; on CUDA it is the previous update's gradient that is looked
@@ -68,8 +70,11 @@ class FiniteGuard:
     def settle(self) -> None:
         """Look at a gradient still on its way; called before anything is saved."""
         watched, self.gradient = self.gradient, None
-        if watched is not None:
-            _raise_unless_finite(watched, "The gradient")
+        error = None if watched is None else _error_unless_finite(watched, "The gradient")
+        if error is not None:
+            if not self.team.first:
+                tell_elsewhere(error)  # the gradient is the same everywhere
+            raise error
 
 
 def _fetch(scalars: dict[str, Tensor], where: str) -> _Watched:
@@ -83,17 +88,17 @@ def _fetch(scalars: dict[str, Tensor], where: str) -> _Watched:
     return _Watched(list(scalars), host, ready, where)
 
 
-def _raise_unless_finite(watched: _Watched, what: str) -> None:
+def _error_unless_finite(watched: _Watched, what: str) -> NonFiniteLossError | None:
     if watched.ready is not None:
         watched.ready.synchronize()
     values = watched.values.tolist()
     if all(math.isfinite(value) for value in values):
-        return
+        return None
     pairs = [f"{name}={value:g}" for name, value in zip(watched.names, values, strict=True)]
     bad = [pair for pair, value in zip(pairs, values, strict=True) if not math.isfinite(value)]
     good = [pair for pair in pairs if pair not in bad]
     rest = f"; finite: {', '.join(good)}" if good else ""
-    raise NonFiniteLossError(
+    return NonFiniteLossError(
         f"{what} is not finite: {', '.join(bad)}{rest} at {watched.where}. Training stopped before these weights "
         f"were updated; checkpoints written before are good. {ADVICE}"
     )

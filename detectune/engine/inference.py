@@ -27,10 +27,11 @@ from detectune.config.tree import Config
 from detectune.data.collate import single_image, split_images
 from detectune.data.datasets import resolve_dataset
 from detectune.data.images import load_image
-from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, Loader, build_loader
+from detectune.data.loader import ALL_RECORDS, KEYPOINT_SHIFT, RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
 from detectune.engine.dataset_evaluation import evaluate_dataset
+from detectune.engine.distributed import ALONE, Team, joined, launched
 from detectune.engine.precision import choose_compute
 from detectune.engine.proposals import evaluate_found_proposals
 from detectune.engine.run_directory import atomic_file, output_errors, write_text
@@ -221,23 +222,39 @@ def test(
     output_dir: Path | str | None = None,
     model: nn.Module | None = None,
     dataset: str | None = None,
+    records: slice = ALL_RECORDS,
+    team: Team | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Measure AP on `dataset` (each of TEST.DATASETS if not given; the first one's metrics are returned).
 
     Undefined metrics (no objects of that kind) are left out. `model` replaces reading `weights` or TEST.WEIGHTS.
+    `records` restricts the test to a range of each data set. The processes of `team` (if not given, those that this
+    process was started with) share the images; the first one evaluates and writes, all of them return its metrics.
     """
+    if team is None and launched() is not None:
+        with joined(device=config.MODEL.DEVICE, num_processes=config.NUM_GPUS) as team:
+            return test(
+                config, weights, output_dir=output_dir, model=model, dataset=dataset, records=records, team=team,
+                log=log,
+            )  # fmt: skip
+    team = team or ALONE
     names = (dataset,) if dataset else tuple(config.TEST.DATASETS)
     if not names:
         raise UserError("TEST.DATASETS is empty: there is nothing to test on.")
     folder = Path(output_dir or config.OUTPUT_DIR) / "evaluation"
     results = []
     for name in names:
-        loader = build_loader(config, training=False, dataset=name)
-        predictor = Predictor(config, weights, model=model, class_info=loader.class_info, log=log)
-        check_classes(predictor, loader, config)
-        results.append(_test_one(predictor, loader, config, name, folder / name, log))
-    return {name: value for name, value in results[0].metrics.items() if value is not None}
+        with team.together():
+            loader = build_loader(
+                config, training=False, dataset=name, part=team.rank, parts=team.size, records_range=records
+            )
+            if not loader.records:
+                raise DataError(f"{name} has no images in the range {records.start} to {records.stop}.")
+            predictor = Predictor(config, weights, model=model, class_info=loader.class_info, log=log)
+            check_classes(predictor, loader, config)
+        results.append(_test_one(predictor, loader, config, name, folder / name, log, team))
+    return {name: value for name, value in results[0].items() if value is not None}
 
 
 def load_detector(
@@ -302,18 +319,61 @@ def _classes_of_data(config: Config) -> ClassInfo | None:
 
 
 def _test_one(
-    predictor: Predictor, loader: Loader, config: Config, name: str, folder: Path, log: Callable[[str], None]
-) -> CocoResult:
-    """Detect, evaluate and write one data set's folder."""
-    found: dict[int, Detections] = {}
-    rows: list[dict[str, Any]] = []
+    predictor: Predictor,
+    loader: Loader,
+    config: Config,
+    name: str,
+    folder: Path,
+    log: Callable[[str], None],
+    team: Team,
+) -> dict[str, float | None]:
+    """Detect with all processes; the first one evaluates and writes one data set's folder."""
+    own: list[tuple[ImageInfo, Detections]] = []
     started = time.perf_counter()
-    for batch in loader:
-        for detections, info in zip(predictor.predict(batch.images), batch.images.infos, strict=True):
-            found[info.image_id] = detections
-            if not config.MODEL.RPN_ONLY:
-                rows += predictor.rows(detections, image_id=info.image_id, file_name=info.file_name)
+    with team.together():
+        for batch in loader:
+            own += zip(batch.images.infos, predictor.predict(batch.images), strict=True)
+    parts = team.gather_to_first(own)
     seconds = (time.perf_counter() - started) / max(1, len(loader.records))
+    metrics: dict[str, float | None] = {}
+    with team.together():
+        if team.first:
+            merged = merge_parts(parts)
+            metrics = _evaluate_and_write(
+                predictor, loader, config, name, folder, merged, seconds, log
+            ).metrics
+    return team.from_first(metrics)
+
+
+def merge_parts(
+    parts: Sequence[Sequence[tuple[ImageInfo, Detections]]],
+) -> dict[int, tuple[ImageInfo, Detections]]:
+    """What several processes found, {image id: (image, detections)}; a `DataError` if an image was tested twice."""
+    merged: dict[int, tuple[ImageInfo, Detections]] = {}
+    for part in parts:
+        for info, detections in part:
+            if info.image_id in merged:
+                raise DataError(
+                    f"{info.file_name} (id {info.image_id}) was tested twice: its detections would count double. "
+                    "Image ids must be unique, and ranges of images must not overlap."
+                )
+            merged[info.image_id] = (info, detections)
+    return merged
+
+
+def _evaluate_and_write(
+    predictor: Predictor,
+    loader: Loader,
+    config: Config,
+    name: str,
+    folder: Path,
+    merged: dict[int, tuple[ImageInfo, Detections]],
+    seconds: float,
+    log: Callable[[str], None],
+) -> CocoResult:
+    """AP of all detections of a data set, and its folder."""
+    found = {image_id: detections for image_id, (_, detections) in merged.items()}
+    rows: list[dict[str, Any]] = []
     if config.MODEL.RPN_ONLY:
         recall = evaluate_found_proposals(
             loader.records,
@@ -326,6 +386,8 @@ def _test_one(
         )
         result, images = CocoResult(recall.metrics, recall.per_class, {}), []
     else:
+        for info, detections in merged.values():
+            rows += predictor.rows(detections, image_id=info.image_id, file_name=info.file_name)
         result = _evaluate(loader, rows, config, name, folder, log)
         images = [
             _image_row(record, found[record.image_id], predictor.geometry.offset) for record in loader.records

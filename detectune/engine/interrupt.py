@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,8 +28,9 @@ class TrainingInterruptedError(KeyboardInterrupt):
 class Interrupts:
     """Whether a signal has come in since training began."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, says: Sequence[int] = SIGNALS) -> None:
         self.number = 0
+        self.says = says
         self.owner = os.getpid()
 
     def pending(self) -> bool:
@@ -41,16 +42,18 @@ class Interrupts:
         if self.pending():
             raise KeyboardInterrupt
         self.number = number
+        if number not in self.says:
+            return
         # Not sys.stderr: the signal may have come in the middle of a write to it.
         os.write(2, b"\nFinishing this step and saving; press Ctrl-C again to stop at once.\n")
 
 
 @contextmanager
-def catch_interrupts() -> Iterator[Interrupts]:
-    """Inside, the first signal only sets a flag. Outside the main thread Python allows no handlers: none is
-    set.
+def catch_interrupts(*, says: Sequence[int] = SIGNALS) -> Iterator[Interrupts]:
+    """Inside, the first signal only sets a flag, which is said for those of `says`. Outside the main thread Python
+    allows no handlers: none is set.
     """
-    interrupts = Interrupts()
+    interrupts = Interrupts(says=says)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return

@@ -87,7 +87,7 @@ def choose_device(name: str) -> torch.device:
                 f"MODEL.DEVICE={name} is not available: this machine has {count} usable CUDA device(s); "
                 "use MODEL.DEVICE=auto or cpu."
             )
-        return torch.device("cuda", device.index or 0)
+        return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("MODEL.DEVICE=mps is not available on this machine; use MODEL.DEVICE=auto or cpu.")
     return device

@@ -25,8 +25,10 @@ class FinalHook(Hook):
 
 
 def save_published(run: Run, path: Path) -> None:
-    """Write the model's present weights, or their moving average if one is kept, to `path`."""
+    """Write the model's present weights, or their moving average if one is kept, to `path`; the first process does."""
     run.finite.settle()
+    if not run.team.first:
+        return
     with run.evaluated_weights(), output_errors(path):
         save_weights(path, run.model.state_dict(), published_metadata(run))
 

@@ -81,6 +81,8 @@ class MetricsHook(Hook):
     def _row(self, run: Run) -> dict[str, Any]:
         names = sorted(self.sums)
         means = (torch.stack([self.sums[name].float() for name in names]) / self.count).tolist()
+        for left_out in run.team.gather(dict(run.loader.left_out)):
+            run.loader.left_out.update(left_out)
         now = time.perf_counter()
         seconds = (now - self.since) / self.steps_timed
         row: dict[str, Any] = {

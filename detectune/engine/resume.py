@@ -22,10 +22,14 @@ from detectune.engine.running import Run, random_states, restore_random_states
 from detectune.errors import UserError
 
 FORMAT = 1
-MAY_DIFFER = {"SOLVER.MAX_ITER", "SOLVER.MAX_EPOCHS", "OUTPUT_DIR", "MODEL.DEVICE", "DATASETS", "NUM_GPUS"}
+MAY_DIFFER = {"SOLVER.MAX_ITER", "SOLVER.MAX_EPOCHS", "OUTPUT_DIR", "MODEL.DEVICE", "DATASETS"}
 """Keys that may change although their stage is training: a longer run, another place. The data itself is
 compared.
 """
+
+
+STEP_SHARES = ("NUM_GPUS", "TRAIN.IMS_PER_BATCH")
+"""Keys that may change as long as their product, the images of a step, stays: other processes, the same steps."""
 
 
 class CheckpointHook(Hook):
@@ -47,11 +51,12 @@ class CheckpointHook(Hook):
         self.save(run)
 
     def save(self, run: Run) -> Path:
-        """Write checkpoints/iter_*.pt for the present moment."""
+        """Write checkpoints/iter_*.pt for the present moment; of several processes the first does."""
         run.finite.settle()
         path = checkpoint_path(run.directory.checkpoints, run.iteration)
-        save_checkpoint(path, run_state(run, self.hooks))
-        prune_checkpoints(run.directory.checkpoints, keep=self.keep_last)
+        if run.team.first:
+            save_checkpoint(path, run_state(run, self.hooks))
+            prune_checkpoints(run.directory.checkpoints, keep=self.keep_last)
         return path
 
 
@@ -89,7 +94,8 @@ def resume(run: Run, hooks: Sequence[HookLike], found: tuple[Path, dict[str, Any
     run.loader.left_out.update(state["loader"]["left_out"])
     restore_random_states(state["random"])
     restore_hook_states(hooks, state["hooks"])
-    run.directory.keep_metrics(state["metrics_rows"])
+    if run.team.first:
+        run.directory.keep_metrics(state["metrics_rows"])
     for key, (old, new) in changed.items():
         run.log(f"Going on with {key} {old} -> {new}.")
     run.log(f"Going on from {path} at iteration {run.iteration} of {run.max_iter}.")
@@ -103,6 +109,8 @@ def refuse_other_run(
     if state.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of Detectune and cannot be continued. {mend}")
     decisive = {key: pair for key, pair in changed.items() if decides_training(key)}
+    if images_per_step(changed, 0, run) == images_per_step(changed, 1, run):
+        decisive = {key: pair for key, pair in decisive.items() if key not in STEP_SHARES}
     if decisive:
         pairs = ", ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in sorted(decisive.items()))
         raise UserError(f"{run.directory.path} holds a run with other settings: {pairs}. {mend}")
@@ -145,6 +153,13 @@ def config_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[
 def decides_training(key: str) -> bool:
     """Whether another value of `key` makes it another training run."""
     return key not in MAY_DIFFER and key in KNOBS and KNOBS[key].stage in ("training", "architecture")
+
+
+def images_per_step(changed: dict[str, tuple[Any, Any]], which: int, run: Run) -> int:
+    """Images of one batch of all processes, before (`which` 0) or after (1) the change of settings."""
+    now = {"NUM_GPUS": run.config.NUM_GPUS, "TRAIN.IMS_PER_BATCH": run.config.TRAIN.IMS_PER_BATCH}
+    values = [int(changed[key][which] if key in changed else now[key]) for key in STEP_SHARES]
+    return values[0] * values[1]
 
 
 def data_fingerprint(loader: Loader) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from detectune.config.tree import Config
 from detectune.data.loader import Loader
+from detectune.engine.distributed import ALONE, Team
 from detectune.engine.ema import WeightAverage
 from detectune.engine.finite import FiniteGuard
 from detectune.engine.precision import Compute
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.solver import Solver
+from detectune.ops.draws import part_generator
 from detectune.structures import ClassInfo
 
 
@@ -49,12 +51,13 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     stop_reason: str | None = None
     finite: FiniteGuard = field(default_factory=FiniteGuard)
+    team: Team = ALONE  # the processes that train together
     exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closes what hooks opened
 
     @property
     def batch(self) -> int:
-        """Images of one update."""
-        return int(self.config.TRAIN.IMS_PER_BATCH * self.config.SOLVER.ACCUMULATE)
+        """Images of one update, of all processes together."""
+        return int(self.config.TRAIN.IMS_PER_BATCH * self.team.size * self.config.SOLVER.ACCUMULATE)
 
     @property
     def epoch(self) -> float:
@@ -70,11 +73,19 @@ class Run:
         return contextlib.nullcontext() if self.average is None else self.average.applied()
 
 
-def step_generator(seed: int, iteration: int, part: int, device: torch.device) -> torch.Generator:
-    """The source of every random number of one forward pass: a function of its arguments alone."""
+def step_generator(
+    seed: int, iteration: int, part: int, device: torch.device, *, team: Team = ALONE, num_images: int = 0
+) -> torch.Generator:
+    """The source of every random number of one forward pass: a function of its arguments alone.
+
+    Of several processes, each with `num_images` images of the batch, all get the same one; see `ops/draws.py`.
+    """
     mixed = np.random.SeedSequence([seed, iteration, part]).generate_state(1, np.uint64)[0]
     where = device if device.type == "cuda" else torch.device("cpu")
-    return torch.Generator(where).manual_seed(int(mixed >> np.uint64(1)))
+    start = int(mixed >> np.uint64(1))
+    if team.size > 1:
+        return part_generator(where, start, first=team.rank * num_images, total=team.size * num_images)
+    return torch.Generator(where).manual_seed(start)
 
 
 def seed_globals(seed: int) -> None:

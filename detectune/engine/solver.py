@@ -200,12 +200,6 @@ def solver_notices(config: Config) -> list[str]:
         notices.append("SOLVER.SCALE_MOMENTUM_THRESHOLD has no effect with SOLVER.SCALE_MOMENTUM=False.")
     if solver.MAX_EPOCHS > 0 and "SOLVER.MAX_ITER" in changed:
         notices.append("SOLVER.MAX_ITER has no effect while SOLVER.MAX_EPOCHS is above 0.")
-    if config.NUM_GPUS > 1 and solver.REFERENCE_BATCH == 0:
-        one, all_ = config.TRAIN.IMS_PER_BATCH, config.TRAIN.IMS_PER_BATCH * config.NUM_GPUS
-        notices.append(
-            f"NUM_GPUS={config.NUM_GPUS}, but one device trains, with {one} images a step instead of {all_}; "
-            f"SOLVER.REFERENCE_BATCH={all_} rescales the learning rate and the iterations to that."
-        )
     return notices
 
 

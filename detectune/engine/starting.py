@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import nn
 from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.loader import build_loader
+from detectune.engine.distributed import ALONE, Team
 from detectune.engine.ema import WeightAverage
 from detectune.engine.environment import describe_environment
 from detectune.engine.evaluating import EvaluationHook, check_best_metric, check_test_data
-from detectune.engine.hooks import HookLike
+from detectune.engine.finite import FiniteGuard
+from detectune.engine.hooks import Hook, HookLike
 from detectune.engine.initial_weights import load_initial_weights
 from detectune.engine.precision import Compute, choose_compute, set_torch_globals
 from detectune.engine.publishing import FinalHook
@@ -33,29 +36,57 @@ from detectune.structures import ClassInfo
 
 
 def start_run(
-    config: Config, directory: RunDirectory, *, log: Callable[[str], None], found: dict[str, Any] | None
+    config: Config,
+    directory: RunDirectory,
+    *,
+    log: Callable[[str], None],
+    found: dict[str, Any] | None,
+    team: Team = ALONE,
 ) -> Run:
     """Data, model, solver and records of a run. `found` is a checkpoint that the caller will `resume` from."""
     set_torch_globals()
     seed_globals(config.RNG_SEED)
     for notice in solver_notices(config):
         log(f"Notice: {notice}")
-    compute = settle_compute(config, found)
+    with team.together():
+        compute = settle_compute(config, found)
+    first = team.from_first(compute)  # what `auto` measured may differ
+    compute = replace(first, device=compute.device)
     if compute.reason:
         log(compute.reason)
+    with team.together():
+        run = assemble_run(config, directory, log=log, found=found, team=team, compute=compute)
+    check_same_data(run)
+    team.copy_from_first([*run.model.parameters(), *run.model.buffers()])
+    if run.average is not None:
+        team.copy_from_first(run.average.shadow)
+    return run
+
+
+def assemble_run(
+    config: Config,
+    directory: RunDirectory,
+    *,
+    log: Callable[[str], None],
+    found: dict[str, Any] | None,
+    team: Team,
+    compute: Compute,
+) -> Run:
+    """The part of `start_run` that each process does by itself."""
     done = 0 if found is None else found["iteration"]
-    loader = build_loader(config, training=True, position=done * config.SOLVER.ACCUMULATE)
+    position = done * config.SOLVER.ACCUMULATE
+    loader = build_loader(config, training=True, position=position, part=team.rank, parts=team.size)
     for problem in loader.problems:
         log(f"Notice: {problem}")
     check_num_classes(config.MODEL.NUM_CLASSES, loader.class_info)
-    schedule = build_schedule(config, num_images=len(loader.records), log=log)
-    model = build_model(config, loader.class_info, compute, log)
+    schedule = build_schedule(config, num_images=len(loader.records), log=log, num_processes=team.size)
+    model = build_model(config, loader.class_info, compute, log, team)
     exits = contextlib.ExitStack()
     run = Run(
         config=config,
         directory=directory,
         log=log,
-        record=Recorder(directory, exits),
+        record=Recorder(directory, exits) if team.first else _drop,
         model=model,
         compute=compute,
         solver=build_solver(config, model, schedule=schedule, loss_scaling=compute.needs_loss_scaling()),
@@ -64,11 +95,26 @@ def start_run(
         data=data_fingerprint(loader),
         class_info=loader.class_info,
         max_iter=schedule.max_iter,
+        finite=FiniteGuard(team),
+        team=team,
         exits=exits,
     )
     check_test_data(run)
-    describe_run(run)
+    if team.first:
+        describe_run(run)
     return run
+
+
+def check_same_data(run: Run) -> None:
+    """All processes must have read the same images: they may be on several machines."""
+    prints = run.team.gather(run.data["sha256"])
+    other = next((i for i, sha in enumerate(prints) if sha != prints[0]), None)
+    with run.team.together():
+        if other is not None and run.team.first:
+            raise UserError(
+                f"Process {other} reads other training data than process 0: "
+                "every machine needs the same images and annotations."
+            )
 
 
 def settle_compute(config: Config, found: dict[str, Any] | None) -> Compute:
@@ -82,7 +128,7 @@ def settle_compute(config: Config, found: dict[str, Any] | None) -> Compute:
 
 
 def build_model(
-    config: Config, class_info: ClassInfo, compute: Compute, log: Callable[[str], None]
+    config: Config, class_info: ClassInfo, compute: Compute, log: Callable[[str], None], team: Team
 ) -> nn.Module:
     """The detector with its initial weights, where it will run."""
     model: nn.Module = build_detector(
@@ -91,6 +137,14 @@ def build_model(
     if config.TRAIN.WEIGHTS:
         log(load_initial_weights(model, Path(config.TRAIN.WEIGHTS)))
     model = compute.place(model)
+    if team.size > 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        if compute.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        else:
+            log(
+                "Notice: on a CPU batch normalisation takes its statistics from the images of each process alone; "
+                "RESNETS.NORM=group does not depend on the batch."
+            )
     if config.SOLVER.COMPILE:
         model.compile()
     return model
@@ -110,8 +164,13 @@ def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook)
         keep_best=train.KEEP_BEST,
         patience=train.EARLY_STOP_PATIENCE,
     )
-    progress = ProgressHook(lr_change_threshold=solver.LOG_LR_CHANGE_THRESHOLD)
+    shown = run.team.first  # all processes need equally many hooks: they meet between them
+    progress = ProgressHook(lr_change_threshold=solver.LOG_LR_CHANGE_THRESHOLD) if shown else Hook()
     return [MetricsHook(train.LOG_ITERS), progress, *hooks, evaluation, checkpoint, FinalHook()]
+
+
+def _drop(row: dict[str, Any]) -> None:
+    """Records nothing: the first process does."""
 
 
 def check_num_classes(num_classes: int, class_info: ClassInfo) -> None:
@@ -130,5 +189,6 @@ def describe_run(run: Run) -> None:
     run.directory.write_text("config.yaml", run.config.to_yaml())
     run.directory.write_text("diff.yaml", dump_diff(run.config))
     run.directory.write_text(
-        "environment.json", json.dumps(describe_environment(run.compute), indent=2) + "\n"
+        "environment.json",
+        json.dumps(describe_environment(run.compute, num_processes=run.team.size), indent=2) + "\n",
     )

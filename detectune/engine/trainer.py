@@ -7,6 +7,7 @@ hooks.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from detectune.config.tree import Config
+from detectune.engine.checkpoint import newest_valid
+from detectune.engine.distributed import common_shape, joined, share_outputs, to_common_shape
 from detectune.engine.hooks import HookLike
-from detectune.engine.interrupt import TrainingInterruptedError, catch_interrupts
+from detectune.engine.interrupt import SIGNALS, Interrupts, TrainingInterruptedError, catch_interrupts
 from detectune.engine.resume import CheckpointHook, find_checkpoint, resume
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.running import Run, step_generator
@@ -48,62 +51,112 @@ def train(
     """Train what `config` describes, or go on with it, in `output_dir` (OUTPUT_DIR if not given).
 
     `hooks` run after each row of metrics and may stop the run. `report` is called with the run directory at
-    the end.
+    the end. Started as one of several processes (torchrun, `detectune train` with NUM_GPUS), each takes its part of
+    every batch of NUM_GPUS * TRAIN.IMS_PER_BATCH images; hooks run in all of them, `log` and `report` in the first.
 
     Raises:
         UserError: for everything a person can mend; what was saved before is intact.
         NonFiniteLossError: before the weights are touched.
         TrainingInterruptedError: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
-    folder = Path(output_dir or config.OUTPUT_DIR)
-    with RunDirectory(folder).held() as directory, catch_interrupts() as interrupt:
-        found = find_checkpoint(directory, auto_resume=config.TRAIN.AUTO_RESUME, log=log)
-        run = start_run(config, directory, log=log, found=None if found is None else found[1])
+    directory = RunDirectory(Path(output_dir or config.OUTPUT_DIR))
+    with contextlib.ExitStack() as stack:
+        team = stack.enter_context(joined(device=config.MODEL.DEVICE, num_processes=config.NUM_GPUS))
+        if team.size != config.NUM_GPUS:
+            config = config.with_overrides({"NUM_GPUS": team.size})
+        log = log if team.first else _say_nothing
+        with team.together():
+            if team.first:
+                stack.enter_context(directory.held())
+        # Several processes get SIGTERM also when one of them has failed.
+        says = SIGNALS if team.size == 1 else SIGNALS[:1] if team.first else ()
+        interrupt = stack.enter_context(catch_interrupts(says=says))
+        with team.together():
+            found = (
+                find_checkpoint(directory, auto_resume=config.TRAIN.AUTO_RESUME, log=log)
+                if team.first
+                else None
+            )
+        found = team.from_first(found)
+        run = start_run(config, directory, log=log, found=None if found is None else found[1], team=team)
         checkpoint = CheckpointHook(
-            snapshot_iters=config.TRAIN.SNAPSHOT_ITERS, keep_last=config.TRAIN.KEEP_LAST
+            snapshot_iters=max(1, config.TRAIN.SNAPSHOT_ITERS // team.size), keep_last=config.TRAIN.KEEP_LAST
         )
         with run.exits:
-            checkpoint.hooks = order_hooks(run, hooks, checkpoint)
-            if found is not None:
-                resume(run, checkpoint.hooks, found)
+            with team.together():
+                checkpoint.hooks = order_hooks(run, hooks, checkpoint)
+                if found is not None:
+                    resume(run, checkpoint.hooks, found)
             for hook in checkpoint.hooks:
                 hook.before_train(run)
             try:
-                train_steps(run, checkpoint.hooks, interrupt.pending)
+                train_steps(run, checkpoint.hooks, interrupt)
             except DataError:  # a broken image costs no finished work
                 checkpoint.save(run)
                 raise
             for hook in checkpoint.hooks:
-                if interrupt.pending():
+                if agree_to_stop(run, interrupt) and interrupt.pending():
                     raise TrainingInterruptedError(interrupt.number, run.iteration, checkpoint.save(run))
                 hook.after_train(run)
         say_what_was_skipped(run)
-    if report is not None:
+    if report is not None and team.first:
         report(directory.path)
     return TrainResult(directory.path, directory.final_weights, run.metrics, run.iteration, run.stop_reason)
 
 
+def result_of(run_dir: Path) -> TrainResult:
+    """What a run that ended in other processes has left in `run_dir`."""
+    directory = RunDirectory(run_dir)
+    rows = [row for row in directory.read_metrics() if row["kind"] == "evaluation"]
+    last = [row for row in rows if row["iteration"] == rows[-1]["iteration"]]
+    measured = last[0] if last else {}
+    metrics = {name: value for name, value in measured.items() if "/" in name and value is not None}
+    found = newest_valid(directory.checkpoints, log=_say_nothing)
+    iteration, stopped = (0, None) if found is None else (found[1]["iteration"], found[1]["stop_reason"])
+    return TrainResult(run_dir, directory.final_weights, metrics, iteration, stopped)
+
+
 def say_what_was_skipped(run: Run) -> None:
     """With TRAIN.SKIP_BROKEN_IMAGES: how many images could not be read, and the first few of them."""
-    names = sorted(run.loader.left_out)
+    names = sorted(set().union(*run.team.gather(list(run.loader.left_out))))
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         count = "1 image" if len(names) == 1 else f"{len(names)} images"
         run.log(f"{count} could not be read and left out: {', '.join(names[:5])}{more}.")
 
 
-def train_steps(run: Run, hooks: Sequence[HookLike], interrupted: Callable[[], bool]) -> None:
+def agree_to_stop(run: Run, interrupt: Interrupts) -> bool:
+    """Whether a signal or a hook in any process ends the run; all processes then know the signal and the reason."""
+    if run.team.size > 1:
+        interrupt.number, asked = run.team.largest([interrupt.number, run.stop_reason is not None])
+        if asked:
+            reasons = run.team.gather(run.stop_reason)
+            run.stop_reason = next(reason for reason in reasons if reason is not None)
+    return run.stop_reason is not None or interrupt.pending()
+
+
+def train_steps(run: Run, hooks: Sequence[HookLike], interrupt: Interrupts) -> None:
     """Update until MAX_ITER, until a hook asks to stop, or until a signal came in."""
     if run.iteration >= run.max_iter or run.stop_reason is not None:
-        return
+        return  # no loader is started for nothing
     batches = iter(run.loader)
     run.model.train()
-    while run.iteration < run.max_iter and run.stop_reason is None and not interrupted():
+    while run.iteration < run.max_iter and not agree_to_stop(run, interrupt):
         for hook in hooks:
             hook.before_step(run)
         train_step(run, batches)
         for hook in hooks:
             hook.after_step(run)
+
+
+def next_batch(run: Run, batches: Iterator[Batch]) -> Batch:
+    """This process's part of the next batch, on its device, in the shape of the whole batch."""
+    waiting = time.perf_counter()
+    with run.team.together():
+        batch = next(batches)
+    run.data_seconds += time.perf_counter() - waiting
+    shape = common_shape(batch, run.team)
+    return to_common_shape(batch.to(run.compute.device, non_blocking=True), *shape)
 
 
 def train_step(run: Run, batches: Iterator[Batch]) -> None:
@@ -115,20 +168,21 @@ def train_step(run: Run, batches: Iterator[Batch]) -> None:
     outputs: dict[str, Tensor] = {}
     run.data_seconds = 0.0
     for part in range(parts):
-        waiting = time.perf_counter()
-        batch = next(batches)
-        run.data_seconds += time.perf_counter() - waiting
-        batch = batch.to(run.compute.device, non_blocking=True)
-        generator = step_generator(run.config.RNG_SEED, iteration, part, run.compute.device)
+        batch = next_batch(run, batches)
+        generator = step_generator(
+            run.config.RNG_SEED, iteration, part, run.compute.device, team=run.team, num_images=len(batch)
+        )
         with run.compute.autocast():
             returned = run.model(batch, generator)
-        losses = {name: value for name, value in returned.items() if name.startswith("loss_")}
-        loss = torch.stack([value.float() for value in losses.values()]).sum()
+        losses, values = share_outputs(returned, run.team)
+        loss = torch.stack(list(losses.values())).sum()
         run.finite.watch_losses(losses, batch.images.infos, iteration=iteration, lr=lr)
         run.solver.backward(loss / parts)
-        for name, value in (returned | {"loss": loss}).items():
-            outputs[name] = outputs.get(name, 0.0) + value.detach() / parts
+        values["loss"] = torch.stack([values[name] for name in losses]).sum()
+        for name, value in values.items():
+            outputs[name] = outputs.get(name, 0.0) + value / parts
     run.finite.check_losses()
+    run.team.average_gradients(run.solver.parameters)
     norm = run.solver.gradient_norm()
     if run.solver.scaler is None:
         run.finite.check_gradient(norm, iteration=iteration, lr=lr)
@@ -137,3 +191,7 @@ def train_step(run: Run, batches: Iterator[Batch]) -> None:
         run.average.update(iteration)
     run.outputs = outputs | {"gradient_norm": norm}
     run.iteration += 1
+
+
+def _say_nothing(_: str) -> None:
+    """What processes other than the first have to say has been said."""

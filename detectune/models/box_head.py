@@ -79,8 +79,9 @@ class BoxHead(nn.Module):
         return BoxOutput(self.cls_score(x), self.bbox_pred(x))
 
     def losses(self, out: BoxOutput, regions: Regions, targets: Targets) -> dict[str, Tensor]:
-        """loss_cls and loss_bbox, both over the number of regions, and counters."""
-        count = regions.valid.sum().clamp(min=1)
+        """loss_cls and loss_bbox, both over the number of regions (told as count_*), and counters."""
+        num_valid = regions.valid.sum()
+        count = num_valid.clamp(min=1)
         loss_cls = softmax_cross_entropy(out.logits, regions.labels, regions.valid, normalizer=count)
         with torch.no_grad():
             objects = targets.boxes[regions.image_index, regions.gt_index]
@@ -94,6 +95,9 @@ class BoxHead(nn.Module):
                 self.deltas_of(out.deltas, regions.labels), wanted, regions.is_fg,
                 beta=self.beta, normalizer=count,
             ),
+            "count_cls": num_valid,
+            "count_bbox": num_valid,
+            "count_box_accuracy": num_valid,
             "stat_box_num_fg": regions.is_fg.sum().float() / num_images,
             "stat_box_num_bg": (regions.valid & ~regions.is_fg).sum().float() / num_images,
             "stat_box_accuracy": right.sum().float() / count,

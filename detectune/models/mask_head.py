@@ -90,16 +90,21 @@ class MaskHead(nn.Module):
     def losses(
         self, logits: Tensor, regions: Regions, targets: Targets, *, static: bool
     ) -> dict[str, Tensor]:
-        """loss_mask of foreground regions (is_fg tells padding), averaged over their pixels, and an accuracy."""
+        """loss_mask of foreground regions (is_fg tells padding), averaged over their pixels, their number, and an
+        accuracy.
+        """
         size = logits.shape[-1]
         channel = regions.labels if self.class_specific else torch.zeros_like(regions.labels)
         wanted = self.targets_of(regions, targets, size, static=static)
-        count = regions.is_fg.sum().clamp(min=1)
+        num_fg = regions.is_fg.sum()
+        count = num_fg.clamp(min=1)
         loss = mask_bce(logits, channel, wanted, regions.is_fg, normalizer=count)
         with torch.no_grad():
             right = ((select_channel(logits, channel) > 0) == wanted).float().mean((1, 2))
         return {
             "loss_mask": self.loss_weight * loss,
+            "count_mask": num_fg,
+            "count_mask_accuracy": num_fg,
             "stat_mask_accuracy": right.where(regions.is_fg, 0.0).sum() / count,
         }
 

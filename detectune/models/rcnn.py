@@ -93,7 +93,8 @@ class RCNN(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """loss_* and stat_*, alike in training and evaluation mode.
+        """loss_*, stat_* and count_* (what a loss was divided by, where that is counted over the batch), alike in
+        training and evaluation mode.
 
         `generator` (of the images' device) draws the samples; without one the first candidates are taken.
         """

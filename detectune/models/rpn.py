@@ -181,6 +181,7 @@ class Rpn(nn.Module):
         return {
             "loss_rpn_cls": _normalized(loss_cls, count, rule.cls_normalizer, rule.batch_size),
             "loss_rpn_bbox": _normalized(loss_box, count, rule.box_normalizer, rule.batch_size),
+            **_counts(count, rule),
             "stat_rpn_num_fg": picked.is_fg.sum(1).float().mean(),
             "stat_rpn_num_bg": (picked.valid & ~picked.is_fg).sum(1).float().mean(),
         }
@@ -258,6 +259,12 @@ class Rpn(nn.Module):
 
 _NOWHERE = -1e6
 """All four coordinates of a box that no object overlaps."""
+
+
+def _counts(count: Tensor, rule: RpnSampling) -> dict[str, Tensor]:
+    """count_* of those losses that are divided by a count over the batch, see `engine.distributed.share_outputs`."""
+    normalizers = {"count_rpn_cls": rule.cls_normalizer, "count_rpn_bbox": rule.box_normalizer}
+    return {name: count.sum() for name, how in normalizers.items() if how == "sampled"}
 
 
 def _normalized(per_image: Tensor, count: Tensor, how: Normalizer, batch_size: int) -> Tensor:

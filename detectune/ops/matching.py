@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detectune.ops.draws import draw_for_images
 from detectune.ops.routes import static_by_default
 
 FOREGROUND, BACKGROUND, IGNORED = 1, 0, -1
@@ -101,7 +102,14 @@ def sample_rows(
     if generator is None:
         key = torch.arange(num_rows, 0, -1, device=fg.device).expand(batch, num_rows)
     else:
-        key = torch.randint(1, 2**31 - 1, fg.shape, generator=generator, device=fg.device, dtype=torch.int32)
+
+        def draw(num_images: int) -> Tensor:
+            shape = (num_images, num_rows)
+            return torch.randint(
+                1, 2**31 - 1, shape, generator=generator, device=fg.device, dtype=torch.int32
+            )
+
+        key = draw_for_images(generator, batch, draw)
     fg_key, fg_index = torch.topk(key * fg, max_fg, dim=1)  # a key of 0 marks what is no candidate
     bg_key, bg_index = torch.topk(key * bg, min(num, num_rows), dim=1)
     num_fg = (fg_key > 0).sum(dim=1, keepdim=True)  # [B, 1]

@@ -23,6 +23,7 @@ def test_facts_are_this_machines() -> None:
     assert facts["torch"]["threads"] == torch.get_num_threads()
     assert facts["cpu"]["usable"] >= 1 and facts["disk"]["free"][str(Path.cwd())] > 0
     assert any("precision" in line for line in facts["acceleration"])
+    assert facts["processes"].startswith("NUM_GPUS ") and "gloo" in facts["processes"]
     assert not [problem for problem in facts["missing"] if problem["required"]]
 
 

@@ -106,3 +106,13 @@ def test_testing_takes_every_image_once_in_order():
 
 def test_square_images_count_as_wide():
     assert is_wide([(10, 10), (10, 11), (11, 10)]).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("num_images", [3, 10])
+def test_the_shares_of_several_processes_make_up_the_batch(num_images):
+    whole = list(islice(batches(num_images=num_images, batch_size=4), 12))
+    shares = [
+        list(islice(batches(num_images=num_images, batch_size=4, part=part, parts=2), 12)) for part in (0, 1)
+    ]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+    assert all(len(share) == 2 for share in shares[0] + shares[1])

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from detectune.config.tree import Config
 from detectune.engine import evaluating, starting
+from detectune.engine.distributed import Team
 from detectune.errors import DataError
+from detectune.ops.draws import draw_for_images
 from detectune.structures import Batch, ClassInfo, ImageBatch, ImageInfo, Record, Targets
 
 CLASSES = ClassInfo(("circle", "square"), (7, 11))
@@ -37,7 +39,11 @@ class TinyDetector(nn.Module):
         images = batch.images.tensor.float() / 255
         features = self.norm(self.conv(images)).relu().mean((2, 3))
         if generator is not None:
-            features = features + 0.01 * torch.randn(features.shape, generator=generator)
+
+            def draw(num_images: int) -> Tensor:
+                return torch.randn((num_images, 4), generator=generator)
+
+            features = features + 0.01 * draw_for_images(generator, len(batch), draw)
         assert batch.targets is not None
         target = batch.targets.boxes[:, 0, :1].to(features.dtype)
         error = self.head(features) - target
@@ -48,11 +54,13 @@ class TinyDetector(nn.Module):
         }
 
 
-def tiny_batch(seed: int, step: int, size: int = 2) -> Batch:
+def tiny_batch(seed: int, step: int, size: int = 2, *, part: int = 0, parts: int = 1) -> Batch:
+    """`size` images of the `parts * size` of batch number `step`."""
     rng = np.random.default_rng([seed, step])
-    pixels = torch.from_numpy(rng.integers(0, 256, (size, 3, 8, 8), dtype=np.uint8))
-    boxes = torch.from_numpy(rng.random((size, 1, 4), dtype=np.float32))
-    infos = tuple(ImageInfo(10 * step + i, f"photo_{step}_{i}.jpg", 8, 8) for i in range(size))
+    own = slice(part * size, (part + 1) * size)
+    pixels = torch.from_numpy(rng.integers(0, 256, (parts * size, 3, 8, 8), dtype=np.uint8)[own])
+    boxes = torch.from_numpy(rng.random((parts * size, 1, 4), dtype=np.float32)[own])
+    infos = tuple(ImageInfo(10 * step + i, f"photo_{step}_{i}.jpg", 8, 8) for i in range(own.start, own.stop))
     ones = torch.ones(size, 1, dtype=torch.int64)
     targets = Targets(boxes, ones, torch.zeros(size, 1, dtype=torch.bool), ones.bool())
     return Batch(ImageBatch(pixels, torch.full((size, 2), 8), infos), targets)
@@ -78,6 +86,8 @@ class TinyLoader:
     left_out: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     records: list[Record] = field(default_factory=lambda: [tiny_record(i) for i in range(10)])
+    part: int = 0
+    parts: int = 1
 
     @property
     def skipped(self) -> int:
@@ -88,7 +98,7 @@ class TinyLoader:
         while self.training or step < 3:
             if step == self.broken_at:
                 raise DataError(f"photo_{step}_0.jpg is truncated")
-            yield tiny_batch(self.seed, step, self.size)
+            yield tiny_batch(self.seed, step, self.size, part=self.part, parts=self.parts)
             step += 1
 
 
@@ -104,13 +114,21 @@ class Tiny:
         self.scores: list[float] = []  # bbox/AP of successive evaluations; the last one repeats
 
     def build_loader(
-        self, config: Config, *, training: bool, dataset: str | None = None, position: int = 0
+        self,
+        config: Config,
+        *,
+        training: bool,
+        dataset: str | None = None,
+        position: int = 0,
+        part: int = 0,
+        parts: int = 1,
     ) -> TinyLoader:
         records = [tiny_record(i) for i in range(self.num_images)]
         size = config.TRAIN.IMS_PER_BATCH
         return TinyLoader(
-            config.RNG_SEED, training, position, size, self.broken_at, self.class_info, records=records
-        )
+            config.RNG_SEED, training, position, size, self.broken_at, self.class_info, records=records,
+            part=part, parts=parts,
+        )  # fmt: skip
 
     def build_detector(
         self, config: Config, *, num_classes: int | None = None, num_keypoints: int | None = None
@@ -120,7 +138,14 @@ class Tiny:
             return self.model()
 
     def test(
-        self, config: Config, weights: Path | None = None, *, output_dir: Path, model: nn.Module, dataset: str
+        self,
+        config: Config,
+        weights: Path | None = None,
+        *,
+        output_dir: Path,
+        model: nn.Module,
+        dataset: str,
+        team: Team,
     ) -> dict[str, float]:
         score = self.scores[min(len(self.evaluations), len(self.scores) - 1)] if self.scores else 0.5
         self.evaluations.append(len(self.evaluations))

@@ -170,8 +170,15 @@ class Loader:
             ) from error
 
 
-def build_loader(config: Config, *, training: bool, dataset: str | None = None, position: int = 0) -> Loader:
-    """Batches of TRAIN.DATASETS (joined) or of one test set; `dataset` names another.
+def build_loader(
+    config: Config,
+    *,
+    training: bool,
+    dataset: str | None = None,
+    position: int = 0,
+    records_range: slice = slice(None),
+) -> Loader:
+    """Batches of TRAIN.DATASETS (joined) or of one test set; `dataset` names another, `records_range` a part of it.
 
     Raises `DataError` before anything is loaded if the data set cannot be used.
     """
@@ -187,6 +194,7 @@ def build_loader(config: Config, *, training: bool, dataset: str | None = None, 
             f"{key}.DATASETS is empty; name a data set, such as shapes_{'train' if training else 'val'}."
         )
     records, class_info, problems = load_datasets(names, config.DATASETS, settings)
+    records = records[records_range]
     dialect = config.MODEL.GEOMETRY
     if training:
         records = training_records(

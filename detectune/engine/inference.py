@@ -86,6 +86,7 @@ def coco_rows(
             row["segmentation"] = detections.rles[i]
         if detections.keypoints is not None:
             row["keypoints"] = detections.keypoints[i, :, :3].reshape(-1).tolist()
+            row["keypoint_probabilities"] = detections.keypoints[i, :, 3].tolist()
         rows.append(row)
     return rows
 
@@ -173,11 +174,13 @@ def test(
     output_dir: Path | str | None = None,
     model: nn.Module | None = None,
     dataset: str | None = None,
+    records: slice = slice(None),
     log: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Measure AP on `dataset` (each of TEST.DATASETS if not given; the first one's metrics are returned).
 
     Undefined metrics (no objects of that kind) are left out. `model` replaces reading `weights` or TEST.WEIGHTS.
+    `records` restricts the test to a range of each data set.
     """
     names = (dataset,) if dataset else tuple(config.TEST.DATASETS)
     if not names:
@@ -185,7 +188,9 @@ def test(
     folder = Path(output_dir or config.OUTPUT_DIR) / "evaluation"
     results = []
     for name in names:
-        loader = build_loader(config, training=False, dataset=name)
+        loader = build_loader(config, training=False, dataset=name, records_range=records)
+        if not loader.records:
+            raise DataError(f"{name} has no images in the range {records.start} to {records.stop}.")
         predictor = Predictor(config, weights, model=model, class_info=loader.class_info, log=log)
         check_classes(predictor, loader, config)
         results.append(_test_one(predictor, loader, config, name, folder / name))

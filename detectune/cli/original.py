@@ -31,17 +31,17 @@ def run(main: Callable[[list[str]], None]) -> None:
     debug = len(words) < len(sys.argv[1:])
     try:
         main(words)
-    except UserError as error:
-        code, message = 2, str(error)
-    except KeyboardInterrupt:
-        code, message = 130, "Stopped."
-    except Exception as error:
-        code, message = 1, f"Failure: {type(error).__name__}: {str(error).strip() or 'no message'}"
-        message += "" if debug else "\nRun again with --debug for the traceback."
-    else:
         sys.exit(0)
+    except UserError as error:
+        code, message, trace = 2, str(error), traceback.format_exc()
+    except KeyboardInterrupt:
+        code, message, trace = 130, "Stopped.", traceback.format_exc()
+    except Exception as error:
+        code, trace = 1, traceback.format_exc()
+        message = f"Failure: {type(error).__name__}: {str(error).strip() or 'no message'}"
+        message += "" if debug else "\nRun again with --debug for the traceback."
     sys.stdout.flush()
-    print((traceback.format_exc() if debug else "") + message, file=sys.stderr)
+    print((trace if debug else "") + message, file=sys.stderr)
     sys.exit(code)
 
 

@@ -25,6 +25,9 @@ from detectune.errors import UserError
 class DensePart(nn.Module):
     """float32 RGB pixels [B, 3, H, W], 0..255 -> `p<level>`, `logits` [B, A], `deltas` [B, A, 4], `anchors`."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.backbone = model.backbone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,22 @@ def line(root: Path) -> Line:
             capture_output=True,
             text=True,
         )
+
+    return run
+
+
+@pytest.fixture
+def tool(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """tool("reval", "--dataset", ..., cwd=folder) runs tools/reval.py in this process and returns its exit code."""
+
+    def run(name: str, *words: object, cwd: Path) -> int:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        try:
+            runpy.run_path(str(root / "tools" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        raise AssertionError("a tool leaves with an exit code")
 
     return run
 

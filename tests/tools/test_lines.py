@@ -1,6 +1,6 @@
-"""Detectron's lines in processes of their own, one after the other as a user types them: train, test, look, evaluate.
+"""Detectron's lines, one after the other as a user types them: train, test, evaluate again, look, export.
 
-The tests of this file build on each other's files, in order.
+The first of them run in processes of their own. The tests of this file build on each other's files, in order.
 """
 
 from __future__ import annotations
@@ -72,11 +72,10 @@ def test_test_net_finds_what_training_found(trained: Path, work: Path, line) -> 
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_range_of_images_is_tested_alone(trained: Path, work: Path, line) -> None:
-    done = line(
+def test_a_range_of_images_is_tested_alone(trained: Path, work: Path, tool) -> None:
+    assert tool(
         "test_net", "--cfg", "tiny.yaml", "--range", "2", "4", "TEST.WEIGHTS", trained, "NUM_GPUS", "1", cwd=work
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    ) == 0  # fmt: skip
     part = load_pickle(work / TESTED / "detection_range_2_4.pkl")["all_boxes"]
     whole = load_pickle(work / TESTED / "detections.pkl")["all_boxes"]
     for one, other in zip(part[1:], whole[1:], strict=True):
@@ -123,23 +122,22 @@ def test_infer_simple_draws_a_folder(trained: Path, work: Path, line, shared: Pa
     assert drawn == sorted(f"{photo.name}.png" for photo in photos.glob("*.jpg"))
 
 
-def test_infer_takes_several_models(trained: Path, work: Path, line) -> None:
+def test_infer_takes_several_models(trained: Path, work: Path, tool) -> None:
     image = next((work / "photos").glob("*.jpg"))
-    done = line(
+    assert tool(
         "infer", "--im", image, "--output-dir", "models", trained, "tiny.yaml", trained, "tiny.yaml", cwd=work
-    )
-    assert done.returncode == 0, done.stderr
+    ) == 0  # fmt: skip
     assert (work / "models" / f"{image.name}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_the_dense_part_is_exported_and_checked(trained: Path, work: Path, line) -> None:
+def test_the_dense_part_is_exported_and_checked(trained: Path, work: Path, tool, capsys) -> None:
     image = next((work / "photos").glob("*.jpg"))
-    done = line(
+    assert tool(
         "convert_pkl_to_pb", "--cfg", "tiny.yaml", "--out_dir", "program", "--net_name", "net", "--test_img", image,
         "TEST.WEIGHTS", trained, cwd=work,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Caffe2 and its .pb files are gone" in done.stdout and "differs from the network" in done.stdout
+    ) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "Caffe2 and its .pb files are gone" in said and "differs from the network" in said
     program = torch.export.load(work / "program/net.pt2").module()
     shape = next(node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder")
     out = program(torch.zeros(tuple(shape)))

@@ -85,6 +85,7 @@ def example_shapes() -> dict[str, Any]:
         "classes": heads.logits.shape[1],
         "deltas": heads.deltas.shape[1:],
         "proposals": config.TEST.RPN_POST_NMS_TOP_N,
+        "training proposals": config.TRAIN.RPN_POST_NMS_TOP_N,
         "sampled": config.TRAIN.BATCH_SIZE_PER_IM,
         "detections": config.TEST.DETECTIONS_PER_IM,
         "mask": config.MRCNN.RESOLUTION,
@@ -150,8 +151,8 @@ def steps() -> list[Step]:
         ),
         Step(
             "both", "the best become proposals", Rpn.propose, f"boxes [B, {e['proposals']}, 4]",
-            "Moved, clipped, thinned by suppression on each level; the best of all levels. In training twice as many "
-            "by this configuration's keys.",
+            f"Moved, clipped, thinned by suppression on each level; the best of all: {e['proposals']} in testing, "
+            f"{e['training proposals']} in training (RPN_POST_NMS_TOP_N of TEST and TRAIN).",
         ),
         Step(
             "training", "regions are drawn and labelled", sample_regions, f"[B x {e['sampled']}, 4] with classes",
@@ -235,14 +236,14 @@ COLOURS = {
     "training": ("#fdf0dc", "#b26a00"),
     "testing": ("#e0f0fa", "#0a6ca8"),
 }
-STYLE = """
-  text { font-family: Helvetica, Arial, 'DejaVu Sans', sans-serif; fill: #1c2430; }
-  .head { font-size: 20px; font-weight: bold; }
-  .title { font-size: %gpx; font-weight: bold; }
-  .code { font-family: 'DejaVu Sans Mono', Consolas, Menlo, monospace; font-size: %gpx; fill: #44505f; }
-  .out { font-size: %gpx; }
-  .arrow { stroke: #8a96a5; stroke-width: 2; fill: none; marker-end: url(#tip); }
-""" % (TITLE_SIZE, CODE_SIZE, OUT_SIZE)
+STYLE = f"""
+  text {{ font-family: Helvetica, Arial, 'DejaVu Sans', sans-serif; fill: #1c2430; }}
+  .head {{ font-size: 20px; font-weight: bold; }}
+  .title {{ font-size: {TITLE_SIZE}px; font-weight: bold; }}
+  .code {{ font-family: 'DejaVu Sans Mono', Consolas, Menlo, monospace; font-size: {CODE_SIZE}px; fill: #44505f; }}
+  .out {{ font-size: {OUT_SIZE}px; }}
+  .arrow {{ stroke: #8a96a5; stroke-width: 2; fill: none; marker-end: url(#tip); }}
+"""
 
 
 def rows_of(walk: list[Step]) -> list[dict[Lane, Step]]:
@@ -329,12 +330,11 @@ def _arrows(rows: list[dict[Lane, Step]], i: int, top: float, centres: dict[Lane
             continue
         if own in there:
             lines.append(_line(_between(source, centres[own], own not in here), start, centres[own], end))
-        elif "both" in there and (own in here or "both" not in here):
-            if own in here:
-                lines.append(_line(source, start, _between(centres["both"], source, True), end))
+        elif "both" in there and own in here:
+            lines.append(_line(source, start, _between(centres["both"], source, True), end))
     if "both" in here and "both" in there:
         lines.append(_line(centres["both"], start, centres["both"], end))
-    elif "both" in there and len(here) == 1:  # the other lane had nothing to do in this row
+    elif "both" in there and len(here) == 1 and "both" in rows[i - 1]:  # the other lane passes this row
         lines.append(_line(centres["both"], start - BOX_HEIGHT - (ROW - BOX_HEIGHT), centres["both"], end))
     return lines
 
@@ -357,19 +357,17 @@ def write_page(walk: list[Step]) -> str:
         "From a file on disk to a loss in training, to average precision in testing. The example is Mask R-CNN with a",
         "ResNet-50 and a feature pyramid (`configs/12_2017_baselines/e2e_mask_rcnn_R-50-FPN_1x.yaml`) and a photograph",
         f"of {PHOTO[1]} x {PHOTO[0]} pixels, which the network sees as {e['padded'][1]} x {e['padded'][0]}, padding",
-        "included. B images, R regions, N detections, G objects of an image at most.",
+        "included. B are images, R regions, F regions with objects, N detections, G the objects of one image at most.",
         "",
         "![What happens to an image in training and in testing](flow.svg)",
         "",
         "Written by `python docs/draw_flow.py` from the names of the code; a test compares.",
         "",
     ]
-    heads = {"both": "both", "training": "training", "testing": "testing"}
     for number, step in enumerate(walk, start=1):
         file, name = place_of(step.code)
-        lines.append(
-            f"{number}. **{step.title}** ({heads[step.lane]}): `{name}` in `detectune/{file}` gives `{step.out}`. {step.text}"
-        )
+        where = f"`{name}` in `detectune/{file}`"
+        lines.append(f"{number}. **{step.title}** ({step.lane}): {where} gives `{step.out}`. {step.text}")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ Shape legend
     N  objects or detections of one image      B  images in a batch
     G  objects per image, padded               E  polygon edges per object, padded
     K  keypoints per object                    M  side of a mask as the head predicts it
+    P  given proposals per image, padded
     H, W  height and width of the padded batch
 
 Frames
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 MovedT = TypeVar("MovedT", "ImageBatch", "Targets", "Detections")
+PinnedT = TypeVar("PinnedT", "ImageBatch", "Targets")
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons (each float64 [2 * P], x y x y ..., original frame) or one RLE {"size": [h, w], "counts": str}."""
 
@@ -79,11 +81,17 @@ class ImageInfo:
 
 @dataclass
 class ImageBatch:
-    """Padded images, RGB, 0..255. Normalisation happens inside the model; padding is zero after it."""
+    """Padded images, RGB, 0..255. Normalisation happens inside the model; padding is zero after it.
+
+    Proposals come along where a model does not make its own (Fast R-CNN): network frame, dialect boxes.
+    """
 
     tensor: Tensor  # uint8 or float32 [B, 3, H, W]
     sizes: Tensor  # int64 [B, 2]: height, width in the network frame, before padding
     infos: tuple[ImageInfo, ...]
+    proposals: Tensor | None = None  # float32 [B, P, 4], zero where padded
+    proposals_valid: Tensor | None = None  # bool [B, P], False where padded
+    proposal_scores: Tensor | None = None  # float32 [B, P]
 
     def __len__(self) -> int:
         return int(self.tensor.shape[0])
@@ -93,7 +101,7 @@ class ImageBatch:
         return _moved(self, device, non_blocking)
 
     def pin_memory(self) -> ImageBatch:
-        return replace(self, tensor=self.tensor.pin_memory(), sizes=self.sizes.pin_memory())
+        return _pinned(self)
 
 
 @dataclass
@@ -118,10 +126,7 @@ class Targets:
         return _moved(self, device, non_blocking)
 
     def pin_memory(self) -> Targets:
-        pinned: dict[str, Any] = {
-            f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **pinned)
+        return _pinned(self)
 
 
 @dataclass
@@ -183,3 +188,10 @@ def _moved(value: MovedT, device: torch.device | str, non_blocking: bool) -> Mov
         if isinstance(v := getattr(value, f.name), Tensor)
     }
     return replace(value, **moved)
+
+
+def _pinned(value: PinnedT) -> PinnedT:
+    pinned: dict[str, Any] = {
+        f.name: v.pin_memory() for f in fields(value) if isinstance(v := getattr(value, f.name), Tensor)
+    }
+    return replace(value, **pinned)

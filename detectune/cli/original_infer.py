@@ -13,9 +13,16 @@ from detectune.cli.original import Given, existing_weights, load
 from detectune.errors import DataError, UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from detectune.engine.inference import Predictor
     from detectune.structures import ClassInfo, Detections
 
+PROPOSAL_WORDS = (
+    "MODEL.RPN_ONLY=true",
+    "TEST.RPN_PRE_NMS_TOP_N=10000",
+    "TEST.RPN_POST_NMS_TOP_N=2000",
+)
 SAME_OBJECT = 0.5
 """IoU from which a mask or keypoints of one model belong to the box of another."""
 
@@ -69,19 +76,16 @@ def infer_with_models(
 ) -> None:
     """Run (weights, configuration) pairs on one image and draw all that they found as one picture, a PDF.
 
-    Boxes are those of the last model; masks and keypoints those of the last model that has them.
+    Boxes are those of the last model; masks and keypoints those of the last model that has them. `proposals` are
+    weights and configuration of a network that proposes for the models that do not do so themselves.
     """
     if not image.is_file():
         raise UserError(f"There is no image {image}; give --im FILE.")
-    if proposals is not None:
-        raise UserError(
-            "Proposals of another network (--rpn-pkl, --rpn-cfg) cannot be used yet; run models that propose by "
-            "themselves (MODEL.FASTER_RCNN True)."
-        )
+    regions = None if proposals is None else propose(image, *proposals)
     finds: list[tuple[Detections, ClassInfo]] = []
     for weights, cfg in models:
         predictor = make_predictor(cfg, weights)
-        finds.append((predictor(image), predictor.class_info))
+        finds.append((predictor(image, regions), predictor.class_info))
     found, class_info = combine(finds)
     target = output_dir / f"{image.name}.pdf"
     seen = visible(found, thresh=thresh, kp_thresh=kp_thresh)
@@ -89,11 +93,17 @@ def infer_with_models(
     print(f"{image} -> {target}: {len(seen)} found")
 
 
-def make_predictor(cfg: str | None, weights: str) -> Predictor:
+def propose(image: Path, weights: str, cfg: str) -> Tensor:
+    """Proposals of a network for an image, float32 [P, 4] in the original frame, as many as Detectron took."""
+    predictor = make_predictor(cfg, weights, PROPOSAL_WORDS)
+    return predictor(image).boxes
+
+
+def make_predictor(cfg: str | None, weights: str, words: Sequence[str] = ()) -> Predictor:
     """The detector of a configuration with weights (TEST.WEIGHTS where empty), and its class names."""
     from detectune.engine.inference import Predictor
 
-    given = load(cfg, [], weights=weights)
+    given = load(cfg, words, weights=weights)
     chosen = weights or given.config.TEST.WEIGHTS
     if not chosen:
         raise UserError(f"There are no weights for {given.file}: give a file, or set TEST.WEIGHTS.")

@@ -34,6 +34,9 @@ RESIZE: dict[str, ResizeStyle] = {
 }
 
 
+ALL_RECORDS = slice(None)
+
+
 @dataclass(frozen=True)
 class Form:
     """What samples and batches contain."""
@@ -176,7 +179,7 @@ def build_loader(
     training: bool,
     dataset: str | None = None,
     position: int = 0,
-    records_range: slice = slice(None),
+    records_range: slice = ALL_RECORDS,
 ) -> Loader:
     """Batches of TRAIN.DATASETS (joined) or of one test set; `dataset` names another, `records_range` a part of it.
 

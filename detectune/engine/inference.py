@@ -22,7 +22,7 @@ from torch import nn
 
 from detectune.config.tree import Config
 from detectune.data.images import load_image, resize_image
-from detectune.data.loader import RESIZE, Loader, build_loader
+from detectune.data.loader import ALL_RECORDS, RESIZE, Loader, build_loader
 from detectune.engine.acceleration import accelerate
 from detectune.engine.precision import choose_compute
 from detectune.engine.run_directory import atomic_file, output_errors, write_text
@@ -35,7 +35,8 @@ from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.ops.boxes import clip_boxes
 from detectune.ops.masks import masks_to_rles
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo, Record
-from detectune.weights.native import fit_weights, load_weights
+from detectune.weights.files import read_weights
+from detectune.weights.native import fit_weights
 
 NUM_SAMPLES = 12  # images drawn for the report, evenly spread over the data set
 NUM_WORST = 6  # and those with the most mistakes
@@ -131,8 +132,11 @@ class Predictor:
         self._stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
         self._mask_thresh = config.MRCNN.THRESH_BINARIZE
 
-    def __call__(self, image: np.ndarray | Path | str) -> Detections:
-        """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file."""
+    def __call__(self, image: np.ndarray | Path | str, proposals: torch.Tensor | None = None) -> Detections:
+        """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file.
+
+        `proposals` [P, 4] (original frame, dialect boxes) are for models that make none themselves.
+        """
         pixels = load_image(image) if isinstance(image, Path | str) else image
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise DataError(f"An image must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}.")
@@ -145,6 +149,10 @@ class Predictor:
         batch = ImageBatch(
             nn.functional.pad(resized, padding)[None], torch.tensor([[height, width]]), (info,)
         )
+        if proposals is not None:
+            scale = torch.tensor([scale_x, scale_y, scale_x, scale_y])
+            batch.proposals = (proposals.float() * scale)[None]
+            batch.proposals_valid = torch.ones(1, len(proposals), dtype=torch.bool)
         return self.predict(batch)[0]
 
     def predict(self, images: ImageBatch) -> list[Detections]:
@@ -174,7 +182,7 @@ def test(
     output_dir: Path | str | None = None,
     model: nn.Module | None = None,
     dataset: str | None = None,
-    records: slice = slice(None),
+    records: slice = ALL_RECORDS,
     log: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Measure AP on `dataset` (each of TEST.DATASETS if not given; the first one's metrics are returned).
@@ -201,7 +209,7 @@ def load_detector(
     config: Config, path: Path, class_info: ClassInfo | None = None
 ) -> tuple[nn.Module, ClassInfo]:
     """The detector of the configuration with the weights at `path`, every one of them, and its classes."""
-    state, metadata = load_weights(path)
+    state, metadata = read_weights(path, agnostic_boxes=config.MODEL.CLS_AGNOSTIC_BBOX_REG)
     classes = class_info or _classes_of(metadata) or _classes_of_data(config)
     num_classes = len(classes) + 1 if classes else config.MODEL.NUM_CLASSES
     if num_classes < 2:

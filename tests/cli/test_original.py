@@ -12,8 +12,9 @@ from hotcoco import mask as coco_mask
 
 from detectune.cli.original import existing_weights, load, original_folder, wait_for
 from detectune.cli.original_infer import combine, find_images, visible
+from detectune.engine.inference import Predictor
 from detectune.errors import UserError
-from detectune.structures import ClassInfo, Detections
+from detectune.structures import ClassInfo, Detections, ImageBatch
 from detectune.weights.native import save_weights
 
 COCO = ClassInfo(("person", "dog"), (1, 18))
@@ -133,3 +134,22 @@ def test_images_are_found_by_their_ending(tmp_path: Path) -> None:
         find_images(tmp_path, ".bmp")
     with pytest.raises(UserError, match="absent"):
         find_images(tmp_path / "absent", "jpg")
+
+
+def test_given_proposals_reach_the_network_in_its_own_pixels(yaml: Path) -> None:
+    seen: list[ImageBatch] = []
+
+    class Seeing(torch.nn.Linear):
+        def predict(self, images: ImageBatch) -> list[Detections]:
+            seen.append(images)
+            return [found([], [])]
+
+    words = ["TEST.SCALE", "20", "TEST.MAX_SIZE", "40", "MODEL.NUM_CLASSES", "3", "MODEL.DEVICE", "cpu"]
+    predictor = Predictor(load(str(yaml), words).config, model=Seeing(1, 1))
+    image = np.zeros((10, 12, 3), dtype=np.uint8)
+    predictor(image, torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 9.0, 9.0]]))
+    images = seen[0]
+    assert images.proposals.tolist() == [[[2.0, 4.0, 6.0, 8.0], [0.0, 0.0, 18.0, 18.0]]]
+    assert images.proposals_valid.tolist() == [[True, True]]
+    predictor(image)
+    assert seen[1].proposals is None

@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from detectune.pickles import load_pickle
+from detectune.pickles import dump_pickle, load_pickle
+from detectune.weights.detectron import to_detectron
+from detectune.weights.native import load_weights
 
 RUN = "out/train/tiny/generalized_rcnn"
 TESTED = "out/test/tiny/generalized_rcnn"
@@ -128,6 +130,29 @@ def test_infer_takes_several_models(trained: Path, work: Path, tool) -> None:
         "infer", "--im", image, "--output-dir", "models", trained, "tiny.yaml", trained, "tiny.yaml", cwd=work
     ) == 0  # fmt: skip
     assert (work / "models" / f"{image.name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_weights_in_detectrons_own_file_find_the_same(trained: Path, work: Path, tool) -> None:
+    state, _ = load_weights(trained)
+    blobs = {name: value.numpy() for name, value in to_detectron(state).items()}
+    (work / "detectron.pkl").write_bytes(dump_pickle({"blobs": blobs, "cfg": "NUM_GPUS: 1\n"}))
+    image = next((work / "photos").glob("*.jpg"))
+    for weights, folder in ((trained, "by_ours"), (work / "detectron.pkl", "by_theirs")):
+        words = (
+            "--cfg",
+            "tiny.yaml",
+            "--output-dir",
+            folder,
+            "--wts",
+            weights,
+            "--thresh",
+            "0.0",
+            "--output-ext",
+            "png",
+        )
+        assert tool("infer_simple", *words, image, cwd=work) == 0
+    ours, theirs = (np.asarray(Image.open(work / f / f"{image.name}.png")) for f in ("by_ours", "by_theirs"))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_dense_part_is_exported_and_checked(trained: Path, work: Path, tool, capsys) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detectune.errors import UserError
-from detectune.weights.other_classes import CORRESPONDENCES, coco_to_cityscapes
+from detectune.weights.other_classes import CORRESPONDENCES, coco_rows_of, coco_to_cityscapes
 
 
 def test_rows_of_the_same_class_move_together() -> None:
@@ -40,7 +40,18 @@ def test_a_rider_may_begin_as_a_person() -> None:
     weight = np.arange(81, dtype=np.float32)
     out, _ = coco_to_cityscapes({"w": weight}, correspondence="cityscapes_to_coco_with_rider")
     assert out["w"][8] == out["w"][3] == 1
-    assert all(len(rows) == 9 for rows in CORRESPONDENCES.values())
+
+
+def test_rows_follow_the_order_of_the_data_set() -> None:
+    """Ours lists Cityscapes' own label ids, which is another order than Detectron's converter had."""
+    names = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+    assert coco_rows_of(names, "cityscapes_to_coco") == [0, 1, -1, 3, 8, 6, 7, 4, 2]
+    assert coco_rows_of(names, "cityscapes_to_coco_without_person_rider") == [0, -1, -1, 3, 8, 6, 7, 4, 2]
+    assert coco_rows_of(names, "cityscapes_to_coco_all_random") == [-1] * 9
+    assert {*CORRESPONDENCES} >= {"cityscapes_to_coco", "cityscapes_to_coco_with_rider"}
+    weight = np.arange(81, dtype=np.float32)
+    out, _ = coco_to_cityscapes({"w": weight}, correspondence="cityscapes_to_coco", names=("truck", "car"))
+    assert out["w"].tolist() == [0, 8, 3]
 
 
 def test_mistakes_are_named() -> None:

@@ -4,8 +4,9 @@ A pickle is a program for a stack machine whose instructions may call any functi
 own without that ability: it knows numbers, text, containers and numpy arrays, builds them itself, and refuses every
 other name before anything happens. Python 2's files (text as latin-1, `numpy.core`) and all protocols up to 5 are read.
 
-No file makes it use much more memory than the file's own size: lengths are checked against what is left of the file,
-memo numbers are only keys, arrays together may not be larger than the file, and steps and nesting are limited.
+Memory is bounded by the file: lengths are checked against what is left of it, memo numbers are only keys, arrays
+together may not be larger than it, and each step, of which there are at most MAX_STEPS, adds some hundred bytes. What a
+file says is shown only where it is short text: a nest of shared lists has no end when it is written out.
 `dump_pickle` writes protocol 2 with names that old and new numpy know, so that Detectron itself can read it.
 """
 
@@ -26,8 +27,9 @@ import numpy as np
 
 from detectune.errors import UserError
 
-MAX_STEPS = 60_000_000  # a proposal file of COCO's 118 000 training images takes 7 million
+MAX_STEPS = 20_000_000  # a proposal file of COCO's 118 000 training images takes 7 million
 MAX_NESTING = 64
+MAX_DIMENSIONS = 32
 MAX_INTEGER_BYTES = 64
 _DTYPE = re.compile(r"[<>=|]?(?:[biufcSU]\d{1,6}|\?)")
 _ARRAYS = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -51,7 +53,7 @@ class _Name:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module[:80]}.{self.name[:80]}"
 
 
 @dataclass(eq=False)
@@ -219,7 +221,9 @@ class _Machine:
     # Names
 
     def name(self, module: Any, name: Any) -> None:
-        found = _Name(str(module), str(name))
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        found = _Name(module, name)
         if found not in _ALLOWED:
             raise _RefusedError(f"names {found}")
         self.push(found)
@@ -256,10 +260,14 @@ class _Machine:
         if isinstance(raw, list) or not isinstance(kind, _ArrayType):
             raise _RefusedError("has an array of objects")
         raw = raw.encode("latin-1") if isinstance(raw, str) else raw
-        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise ValueError(f"an array of shape {str(shape)[:40]}")
+        if not isinstance(raw, bytes) or not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
+            raise ValueError("an array without bytes or shape")
+        if not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ValueError("an array whose shape is not of natural numbers")
         if order not in ("C", "F") or math.prod(shape) * kind.dtype.itemsize != len(raw):
-            raise ValueError(f"an array of shape {shape} from {len(raw)} bytes")
+            raise ValueError(
+                f"an array of {len(shape)} dimensions from {len(raw)} bytes, which do not make it up"
+            )
         self.array_bytes += len(raw)
         if self.array_bytes > self.size:
             raise _RefusedError("repeats its contents until they are larger than the file")
@@ -272,7 +280,7 @@ class _Machine:
         if isinstance(text, bytes):
             text = text.decode("latin-1")
         if not isinstance(text, str) or _DTYPE.fullmatch(text) is None:
-            raise _RefusedError(f"has an array of {str(text)[:40]!r}")
+            raise _RefusedError(f"has an array of {_shown(text)}")
         return _ArrayType(np.dtype(text))
 
     def scalar(self, kind: Any, raw: Any) -> Any:
@@ -284,8 +292,8 @@ class _Machine:
     # Other calls
 
     def encoded(self, text: Any, encoding: Any = "") -> bytes:
-        if not isinstance(text, str) or str(encoding).lower() not in ("latin1", "latin-1"):
-            raise _RefusedError(f"encodes text as {str(encoding)[:20]!r}")
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise _RefusedError(f"encodes text as {_shown(encoding)}")
         self.count(len(text) // 64)
         return text.encode("latin-1")
 
@@ -308,6 +316,10 @@ class _Machine:
         if not isinstance(raw, bytes):
             raise ValueError("bytes of something else")
         return raw
+
+
+def _shown(value: Any) -> str:
+    return repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _key(value: Any) -> Any:

@@ -197,7 +197,6 @@ def build_loader(
             f"{key}.DATASETS is empty; name a data set, such as shapes_{'train' if training else 'val'}."
         )
     records, class_info, problems = load_datasets(names, config.DATASETS, settings)
-    records = records[records_range]
     dialect = config.MODEL.GEOMETRY
     if training:
         records = training_records(
@@ -221,6 +220,7 @@ def build_loader(
         num_workers = config.DATA_LOADER.NUM_THREADS
     else:
         move = Move(short_side=config.TEST.SCALE, max_size=config.TEST.MAX_SIZE, style=style)
+        records = records[records_range]
         specs = ordered_batches(len(records), config.TEST.IMS_PER_BATCH, move)
         num_workers = min(
             config.DATA_LOADER.NUM_THREADS, len(specs) // 4

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from detectune.config.load import load_config
+from detectune.models.build import build_detector
 from detectune.pickles import dump_pickle, load_pickle
 from detectune.weights.detectron import to_detectron
-from detectune.weights.native import load_weights
+from detectune.weights.native import load_weights, save_weights
 
 RUN = "out/train/tiny/generalized_rcnn"
 TESTED = "out/test/tiny/generalized_rcnn"
@@ -167,3 +170,22 @@ def test_the_dense_part_is_exported_and_checked(trained: Path, work: Path, tool,
     shape = next(node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder")
     out = program(torch.zeros(tuple(shape)))
     assert {"p2", "logits", "deltas", "anchors"} <= set(out) and out["deltas"].shape[-1] == 4
+
+
+def test_proposals_of_one_network_serve_another(work: Path, tool, capsys) -> None:
+    if find_spec("detectune.models.proposal_network") is None:
+        pytest.skip("networks that only propose cannot be built")
+    text = (work / "tiny.yaml").read_text().replace("MASK_ON: true", "MASK_ON: false")
+    for name, kind in (("rpn", "RPN_ONLY: true"), ("fast", "FASTER_RCNN: false")):
+        (work / f"{name}.yaml").write_text(text.replace("FASTER_RCNN: true", kind))
+        config = load_config(work / f"{name}.yaml", ["MODEL.GEOMETRY=detectron"])
+        torch.manual_seed(0)
+        model = build_detector(config, num_classes=6)
+        save_weights(work / f"{name}.safetensors", model.state_dict(), {"geometry": "detectron"})
+    photo = next((work / "photos").glob("*.jpg"))
+    networks = ("--rpn-pkl", "rpn.safetensors", "--rpn-cfg", "rpn.yaml")
+    pair = ("fast.safetensors", "fast.yaml")
+    assert tool("infer", "--im", photo, "--output-dir", "given", *networks, *pair, cwd=work) == 0
+    assert (work / "given" / f"{photo.name}.pdf").is_file()
+    assert tool("infer", "--im", photo, "--output-dir", "given", *pair, cwd=work) == 2
+    assert "come without any" in capsys.readouterr().err

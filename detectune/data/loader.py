@@ -39,6 +39,9 @@ RESIZE: dict[str, ResizeStyle] = {
 }
 
 
+ALL_RECORDS = slice(None)
+
+
 @dataclass(frozen=True)
 class Form:
     """What samples and batches contain."""

@@ -44,7 +44,8 @@ from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.ops.boxes import clip_boxes
 from detectune.ops.masks import masks_to_rles
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo, Record
-from detectune.weights.native import fit_weights, load_weights
+from detectune.weights.files import read_weights
+from detectune.weights.native import fit_weights
 
 NUM_SAMPLES = 12  # images drawn for the report, evenly spread over the data set
 NUM_WORST = 6  # and those with the most mistakes
@@ -110,6 +111,7 @@ def coco_rows(
             row["keypoints"] = places.reshape(-1).tolist()
             if column is not None:
                 row["keypoint_score"] = float(points[:, column].mean())
+            row["keypoint_logits"] = points[:, 2].tolist()
         rows.append(row)
     return rows
 
@@ -163,8 +165,11 @@ class Predictor:
             keypoint_flip=self.class_info.keypoint_flip,
         )
 
-    def __call__(self, image: np.ndarray | Path | str) -> Detections:
-        """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file."""
+    def __call__(self, image: np.ndarray | Path | str, proposals: torch.Tensor | None = None) -> Detections:
+        """Detections in the original frame, best first. `image` is uint8 [H, W, 3] RGB or a file.
+
+        `proposals` [P, 4] (original frame, dialect boxes) are for models that make none themselves.
+        """
         pixels = load_image(image) if isinstance(image, Path | str) else image
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise DataError(f"An image must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}.")
@@ -175,6 +180,11 @@ class Predictor:
             style=self._style,
             stride=self._stride,
         )
+        if proposals is not None:
+            info = batch.infos[0]
+            scale = torch.tensor([info.scale_x, info.scale_y, info.scale_x, info.scale_y])
+            batch.proposals = (proposals.float() * scale)[None]
+            batch.proposals_valid = torch.ones(1, len(proposals), dtype=torch.bool)
         return self.predict(batch, [pixels])[0]
 
     def predict(self, images: ImageBatch, pixels: Sequence[np.ndarray] | None = None) -> list[Detections]:
@@ -261,7 +271,7 @@ def load_detector(
     config: Config, path: Path, class_info: ClassInfo | None = None
 ) -> tuple[nn.Module, ClassInfo]:
     """The detector of the configuration with the weights at `path`, every one of them, and its classes."""
-    state, metadata = load_weights(path)
+    state, metadata = read_weights(path, agnostic_boxes=config.MODEL.CLS_AGNOSTIC_BBOX_REG)
     classes = class_info or _classes_of(metadata) or _classes_of_data(config)
     num_classes = len(classes) + 1 if classes else config.MODEL.NUM_CLASSES
     if num_classes < 2:

@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from detectune.errors import WeightsError
-from detectune.weights.native import FitReport, fit_weights, load_weights
+from detectune.weights.files import read_weights
+from detectune.weights.native import FitReport, fit_weights
 
 CLASS_LAYERS = re.compile(
     r"box_head\.(stages\.\d+\.)?(cls_score|bbox_pred)\.|mask_head\.predictor\.|head\.(cls_score|bbox_pred)\."
@@ -28,7 +29,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
         WeightsError: if the file cannot be read, nothing in it belongs to the model, or shapes differ
         elsewhere than in the class layers.
     """
-    state, _ = load_weights(path)
+    state, _ = read_weights(path)
     report = fit_weights(model, state)
     wrong = [entry for entry in report.mismatched if not is_other_classes(*entry)]
     if wrong:

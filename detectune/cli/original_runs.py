@@ -1,0 +1,78 @@
+"""Training and testing for tools/: the commands of `detectune`, with Detectron's folders and result files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detectune.cli.original import Given, command, existing_weights, load, original_folder, wait_for
+from detectune.cli.original_results import write_results
+from detectune.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from detectune.config.load import Config
+
+
+def train_and_test(cfg: str | None, opts: Sequence[str], *, skip_test: bool) -> None:
+    """`detectune train`, which also tests; then Detectron's result files of what the test found."""
+    given = load(cfg, opts)
+    config = given.config
+    folder = original_folder(config, config.TRAIN.DATASETS, training=True)
+    words = [*given.words, "TEST.DATASETS=[]"] if skip_test else given.words
+    command(["train", given.file, "--output", folder, *words])
+    if not skip_test:
+        _export(config, folder)
+
+
+def test_weights(
+    cfg: str | None,
+    opts: Sequence[str],
+    *,
+    image_range: Sequence[int] | None,
+    vis: bool,
+    wait: bool,
+    multi_gpu_testing: bool,
+) -> None:
+    """`detectune test` of TEST.WEIGHTS, then Detectron's result files; or detections of a range of images alone."""
+    extra = (["VIS=true"] if vis else []) + ([] if multi_gpu_testing else ["NUM_GPUS=1"])
+    given = load(cfg, [*opts, *extra])
+    if not given.config.TEST.WEIGHTS:
+        raise UserError("There are no weights to test: add TEST.WEIGHTS FILE to the line.")
+    weights = existing_weights(given.config.TEST.WEIGHTS)
+    if wait:
+        wait_for(weights)
+    folder = Path(given.config.OUTPUT_DIR).expanduser() / "test"
+    if image_range is not None:
+        _test_range(given, weights, image_range)
+        return
+    command(["test", given.file, "--weights", weights, "--output", folder, *given.words])
+    _export(given.config, folder)
+
+
+def _test_range(given: Given, weights: Path, image_range: Sequence[int]) -> None:
+    from detectune.engine.inference import test
+
+    config = given.config
+    start, stop = image_range
+    if not 0 <= start < stop:
+        raise UserError(
+            f"--range {start} {stop} names no image: give the first index, counted from 0, and the one after the "
+            "last, such as --range 0 100."
+        )
+    images = slice(start, stop)
+    for name in config.TEST.DATASETS:
+        folder = original_folder(config, [name], training=False) / f"range_{start}_{stop}"
+        test(config, weights, output_dir=folder, dataset=name, records=images)
+        rows = json.loads((folder / "evaluation" / name / "detections.json").read_text())
+        print(f"Detections: {write_results(config, name, rows, folder.parent, images=images)}")
+
+
+def _export(config: Config, run: Path) -> None:
+    """Detectron's files of each data set that was tested into `run`/evaluation."""
+    for name in config.TEST.DATASETS:
+        rows = json.loads((run / "evaluation" / name / "detections.json").read_text())
+        target = original_folder(config, [name], training=False)
+        print(f"Detectron's result files: {write_results(config, name, rows, target).parent}")

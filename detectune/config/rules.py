@@ -37,11 +37,18 @@ def _families(config: Config) -> Iterator[str]:
         for name in ("MASK_ON", "KEYPOINTS_ON"):
             if getattr(model, name):
                 yield f"MODEL.RPN_ONLY and MODEL.{name} are both True, but proposals alone have no heads; choose one."
+    if model.TYPE == "rfcn":
+        for name in ("RPN_ONLY", "MASK_ON", "KEYPOINTS_ON"):
+            if getattr(model, name):
+                yield (
+                    f"MODEL.TYPE is rfcn and MODEL.{name} is True, but R-FCN predicts boxes and nothing else; set "
+                    f"MODEL.{name} to False or MODEL.TYPE to generalized_rcnn."
+                )
 
 
 def _heads(config: Config) -> Iterator[str]:
     model = config.MODEL
-    two_stage = not model.RPN_ONLY and not config.RETINANET.RETINANET_ON
+    two_stage = not model.RPN_ONLY and not config.RETINANET.RETINANET_ON and model.TYPE != "rfcn"
     if model.FASTER_RCNN and two_stage and not config.FAST_RCNN.ROI_BOX_HEAD:
         yield (
             "MODEL.FASTER_RCNN is True but FAST_RCNN.ROI_BOX_HEAD is empty; name a box head, such as "
@@ -58,7 +65,7 @@ def _heads(config: Config) -> Iterator[str]:
             "keypoint_rcnn_heads.add_roi_pose_head_v1convX, or set MODEL.KEYPOINTS_ON to False."
         )
     conv5_head = config.FAST_RCNN.ROI_BOX_HEAD == "ResNet.add_ResNet_roi_conv5_head"
-    if conv5_head and model.CONV_BODY and not model.CONV_BODY.endswith("_conv4_body"):
+    if two_stage and conv5_head and model.CONV_BODY and not model.CONV_BODY.endswith("_conv4_body"):
         yield (
             f"FAST_RCNN.ROI_BOX_HEAD {config.FAST_RCNN.ROI_BOX_HEAD} is the network's fifth stage and needs a body "
             f"that ends at the fourth, but MODEL.CONV_BODY is {model.CONV_BODY}; take a ResNet conv4 body or "
@@ -76,13 +83,25 @@ def _heads(config: Config) -> Iterator[str]:
                 "head's layers, so it must equal FAST_RCNN.ROI_XFORM_RESOLUTION, "
                 f"{config.FAST_RCNN.ROI_XFORM_RESOLUTION}."
             )
+        elif config.MRCNN.DILATION != 1:
+            yield (
+                f"MRCNN.DILATION is {config.MRCNN.DILATION} but the mask head shares the box head's layers, which are "
+                "not dilated; set it to 1 or take mask_rcnn_heads.mask_rcnn_fcn_head_v0up."
+            )
 
 
 def _output_sizes(config: Config) -> Iterator[str]:
     mask = config.MRCNN
+    if config.MODEL.MASK_ON and mask.USE_FC_OUTPUT and mask.UPSAMPLE_RATIO > 1:
+        yield (
+            f"MRCNN.UPSAMPLE_RATIO is {mask.UPSAMPLE_RATIO} but MRCNN.USE_FC_OUTPUT is True, which predicts masks of "
+            "MRCNN.RESOLUTION directly; set UPSAMPLE_RATIO to 1 or USE_FC_OUTPUT to False."
+        )
     if config.MODEL.MASK_ON and mask.ROI_MASK_HEAD and not mask.USE_FC_OUTPUT:
         grid = mask.ROI_XFORM_RESOLUTION
-        if "_v0up" in mask.ROI_MASK_HEAD:  # the fifth stage strides down to about 7 cells first
+        if (
+            "_v0up" in mask.ROI_MASK_HEAD and mask.DILATION == 1
+        ):  # the fifth stage strides down to about 7 cells first
             grid = math.ceil(grid / max(grid // 7, 1))
         expected = 2 * grid * mask.UPSAMPLE_RATIO
         if expected != mask.RESOLUTION:
@@ -163,10 +182,19 @@ def _pyramid(config: Config) -> Iterator[str]:
             f"MODEL.CONV_BODY {body} {'has' if has_pyramid else 'has no'} feature pyramid but "
             f"FPN.FPN_ON is {fpn.FPN_ON}; change one of them."
         )
+    if "_P2only_" in body:
+        for name in ("MULTILEVEL_ROIS", "MULTILEVEL_RPN"):
+            if getattr(fpn, name):
+                yield (
+                    f"MODEL.CONV_BODY {body} gives the finest level only but FPN.{name} is True; set it to False "
+                    f"or take {body.replace('_P2only', '')}."
+                )
     for part in ("ROI", "RPN"):
         low, high = getattr(fpn, f"{part}_MIN_LEVEL"), getattr(fpn, f"{part}_MAX_LEVEL")
         if low > high:
             yield f"FPN.{part}_MIN_LEVEL is {low} but FPN.{part}_MAX_LEVEL is {high}; the first must not be larger."
+        elif fpn.FPN_ON and not 2 <= low <= 5:
+            yield f"FPN.{part}_MIN_LEVEL is {low}, but the levels that the body gives the pyramid are 2 to 5; take one."
     if fpn.FPN_ON and fpn.COARSEST_STRIDE % 32:
         yield (
             f"FPN.COARSEST_STRIDE is {fpn.COARSEST_STRIDE}, but a pyramid needs images padded to a multiple of 32; "
@@ -181,6 +209,11 @@ def _residual_network(config: Config) -> Iterator[str]:
         yield (
             f"RESNETS.NUM_GROUPS {resnet.NUM_GROUPS} and WIDTH_PER_GROUP {resnet.WIDTH_PER_GROUP} need bottleneck "
             f"blocks, which {basic.rstrip('_')} does not have; set them to 1 and 64 or take a ResNet-50, 101 or 152."
+        )
+    if resnet.RES5_DILATION > 1 and body.startswith("FPN."):
+        yield (
+            f"RESNETS.RES5_DILATION is {resnet.RES5_DILATION} but MODEL.CONV_BODY {body} has a pyramid, whose levels "
+            "halve from one to the next; set it to 1 or take a ResNet conv5 body."
         )
     functions = {name: getattr(resnet, name) for name in ("STEM_FUNC", "TRANS_FUNC", "SHORTCUT_FUNC")}
     grouped = [name for name, function in functions.items() if "_gn" in function]

@@ -17,7 +17,7 @@ from detectune.weights.files import read_weights
 from detectune.weights.native import FitReport, fit_weights
 
 CLASS_LAYERS = re.compile(
-    r"box_head\.(stages\.\d+\.)?(cls_score|bbox_pred)\.|mask_head\.predictor\.|head\.(cls_score|bbox_pred)\."
+    r"box_head\.(stages\.\d+\.)?(cls_score|bbox_pred)\.|box_pooler\.(cls_score|bbox_pred)\.|mask_head\.predictor\.|head\.(cls_score|bbox_pred)\."
 )
 POINT_LAYER = "keypoint_head.predictor."
 

@@ -1,4 +1,4 @@
-"""The head that names a region and refines its box: convolutions and fully connected layers, then two predictors.
+"""The head that names a region and refines its box: layers of several kinds, then two predictors.
 
 Shape legend
     R  regions    C  channels    M  resolution    K  classes, background (0) included
@@ -6,6 +6,7 @@ Shape legend
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,10 +26,8 @@ class BoxOutput(NamedTuple):
     deltas: Tensor  # [R, 4 * K], class by class; [R, 4] if class-agnostic
 
 
-class BoxHead(nn.Module):
-    """`num_convs` 3x3 convolutions and `num_fcs` fully connected layers, then cls_score and bbox_pred.
-
-    (0, 2) is the two-layer perceptron of FPN (Lin 2017), (4, 1) the Xconv1fc head (Wu and He 2018; Detectron).
+class BoxLearner(nn.Module):
+    """What every head that names regions and refines boxes does with its output, whatever made it.
 
     Args:
         num_classes: K.
@@ -40,15 +39,8 @@ class BoxHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        resolution: int,
         *,
         num_classes: int,
-        num_convs: int = 0,
-        conv_dim: int = 256,
-        norm: NormFactory | None = None,
-        num_fcs: int = 2,
-        fc_dim: int = 1024,
         agnostic: bool = False,
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
         beta: float = 0.0,
@@ -57,26 +49,6 @@ class BoxHead(nn.Module):
         super().__init__()
         self.num_classes, self.agnostic = num_classes, agnostic
         self.box_weights, self.beta, self.offset = box_weights, beta, offset
-        self.num_convs, self.num_fcs = num_convs, num_fcs
-        channels = in_channels
-        for i in range(num_convs):
-            self.add_module(f"conv{i + 1}", Conv(channels, conv_dim, 3, norm=norm, relu=True, init=msra))
-            channels = conv_dim
-        features = channels * resolution * resolution
-        for i in range(num_fcs):
-            self.add_module(f"fc{i + 1}", linear(features, fc_dim, xavier))
-            features = fc_dim
-        self.cls_score = linear(features, num_classes, gaussian(0.01))
-        self.bbox_pred = linear(features, 4 if agnostic else 4 * num_classes, gaussian(0.001))
-
-    def forward(self, x: Tensor) -> BoxOutput:
-        """Region features [R, C, M, M]."""
-        for i in range(self.num_convs):
-            x = self.get_submodule(f"conv{i + 1}")(x)
-        x = x.flatten(1)
-        for i in range(self.num_fcs):
-            x = self.get_submodule(f"fc{i + 1}")(x).relu_()
-        return BoxOutput(self.cls_score(x), self.bbox_pred(x))
 
     def losses(self, out: BoxOutput, regions: Regions, targets: Targets) -> dict[str, Tensor]:
         """loss_cls and loss_bbox, both over the number of regions (told as count_*), and counters."""
@@ -114,3 +86,90 @@ class BoxHead(nn.Module):
         """Boxes [R, 4] moved as the head wants for one label each."""
         chosen = self.deltas_of(deltas, labels).float()
         return decode_boxes(chosen, boxes, weights=self.box_weights, offset=self.offset)
+
+
+class BoxHead(BoxLearner):
+    """`num_convs` 3x3 convolutions and fully connected layers of `fc_dims`, then cls_score and bbox_pred.
+
+    Two layers alone are the perceptron of FPN (Lin 2017) and the head of VGG; four convolutions and a layer are the
+    Xconv1fc head (Wu and He 2018; Detectron).
+
+    Args:
+        num_classes, agnostic, box_weights, beta, offset: see `BoxLearner`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        resolution: int,
+        *,
+        num_classes: int,
+        num_convs: int = 0,
+        conv_dim: int = 256,
+        norm: NormFactory | None = None,
+        fc_dims: Sequence[int] = (1024, 1024),
+        agnostic: bool = False,
+        box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
+        beta: float = 0.0,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset
+        )
+        self.num_convs, self.num_fcs = num_convs, len(fc_dims)
+        channels = in_channels
+        for i in range(num_convs):
+            self.add_module(f"conv{i + 1}", Conv(channels, conv_dim, 3, norm=norm, relu=True, init=msra))
+            channels = conv_dim
+        features = channels * resolution * resolution
+        for i, fc_dim in enumerate(fc_dims):
+            self.add_module(f"fc{i + 1}", linear(features, fc_dim, xavier))
+            features = fc_dim
+        self.cls_score = linear(features, num_classes, gaussian(0.01))
+        self.bbox_pred = linear(features, 4 if agnostic else 4 * num_classes, gaussian(0.001))
+
+    def forward(self, x: Tensor) -> BoxOutput:
+        """Region features [R, C, M, M]."""
+        for i in range(self.num_convs):
+            x = self.get_submodule(f"conv{i + 1}")(x)
+        x = x.flatten(1)
+        for i in range(self.num_fcs):
+            x = self.get_submodule(f"fc{i + 1}")(x).relu_()
+        return BoxOutput(self.cls_score(x), self.bbox_pred(x))
+
+
+class StageBoxHead(BoxLearner):
+    """The body's last stage, averaged over its cells (ResNet's C4 models: He 2016, appendix A).
+
+    Args:
+        stage: region features [R, C, M, M] to [R, C', M', M'].
+        channels: C'.
+        num_classes, agnostic, box_weights, beta, offset: see `BoxLearner`.
+    """
+
+    def __init__(
+        self,
+        stage: nn.Module,
+        channels: int,
+        *,
+        num_classes: int,
+        agnostic: bool = False,
+        box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
+        beta: float = 0.0,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset
+        )
+        self.res5 = stage
+        self.cls_score = linear(channels, num_classes, gaussian(0.01))
+        self.bbox_pred = linear(channels, 4 if agnostic else 4 * num_classes, gaussian(0.001))
+
+    def forward(self, x: Tensor) -> BoxOutput:
+        """Region features [R, C, M, M]."""
+        return self.read(self.res5(x))
+
+    def read(self, maps: Tensor) -> BoxOutput:
+        """The stage's output [R, C', M', M'], which a mask head may look at too."""
+        x = maps.mean((2, 3))
+        return BoxOutput(self.cls_score(x), self.bbox_pred(x))

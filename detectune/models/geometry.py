@@ -40,6 +40,7 @@ class Geometry:
         bool  # TRAIN.CROWD_FILTER_THRESH holds for the RPN's anchors, not only for proposals
     )
     rpn_cls_normalizer: Normalizer
+    rpn_cls_normalizer_one_level: Normalizer  # of an RPN without pyramid
     rpn_box_normalizer: Normalizer
     rpn_beta: float
     box_beta: float
@@ -84,6 +85,7 @@ GEOMETRIES: dict[str, Geometry] = {
         promoted_as_background=True,
         crowd_anchors_ignored=False,
         rpn_cls_normalizer="fixed",
+        rpn_cls_normalizer_one_level="sampled",
         rpn_box_normalizer="sampled_per_image",
         rpn_beta=1 / 9,
         box_beta=1.0,
@@ -120,6 +122,7 @@ GEOMETRIES: dict[str, Geometry] = {
         promoted_as_background=False,
         crowd_anchors_ignored=True,
         rpn_cls_normalizer="fixed",
+        rpn_cls_normalizer_one_level="fixed",
         rpn_box_normalizer="fixed",
         rpn_beta=0.0,
         box_beta=0.0,
@@ -156,6 +159,7 @@ GEOMETRIES: dict[str, Geometry] = {
         promoted_as_background=False,
         crowd_anchors_ignored=True,
         rpn_cls_normalizer="sampled",
+        rpn_cls_normalizer_one_level="sampled",
         rpn_box_normalizer="sampled",
         rpn_beta=1 / 9,
         box_beta=1 / 9,

@@ -78,8 +78,9 @@ def group_norm(num_groups: int = 32, channels_per_group: int = -1, eps: float = 
 
 
 class Conv(nn.Conv2d):
-    """Convolution with "same" padding, then optionally a norm (which replaces the bias), then optionally a ReLU.
+    """Convolution, then optionally a norm (which replaces the bias), then optionally a ReLU.
 
+    `padding` is "same" if not given.
     A frozen affine is multiplied into the weights (fewer numbers than activations), so it costs no pass over the
     feature maps and stores nothing for the backward pass.
     """
@@ -93,11 +94,13 @@ class Conv(nn.Conv2d):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        padding: int | None = None,
         norm: NormFactory | None = None,
         relu: bool = False,
         init: Initializer | None = None,
     ) -> None:
-        padding = dilation * (kernel - 1) // 2
+        if padding is None:
+            padding = dilation * (kernel - 1) // 2
         super().__init__(
             in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=norm is None
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from detectune.models.layers import Conv, Initializer, NormFactory, gaussian
+from detectune.models.layers import Conv, Initializer, NormFactory, gaussian, linear
 from detectune.models.targets import Regions
 from detectune.ops.losses import mask_bce, select_channel
 from detectune.ops.masks import RasterStyle, rasterize_edges
@@ -18,11 +18,15 @@ from detectune.structures import Targets
 
 
 class MaskHead(nn.Module):
-    """`num_convs` 3x3 convolutions, a transposed convolution that doubles the side, a 1x1 predictor, and optionally a
-    fixed bilinear enlargement.
+    """Optionally the body's last stage, `num_convs` 3x3 convolutions, a transposed convolution that doubles the side, a
+    1x1 predictor (or a fully connected one), and optionally a fixed bilinear enlargement.
 
     Args:
+        in_channels: C, of what the convolutions see: behind `stage` if there is one.
         num_classes: classes, background included.
+        stage: region features to those that the convolutions see.
+        upsample_init: of the transposed convolution; `init` if not given.
+        fc_sides: with a fully connected predictor, the side of the maps that it sees and M; it is not enlarged.
         class_specific: a mask per class, else one for all.
         dilation: of the 3x3 convolutions.
         upsample_ratio: bilinear enlargement behind the predictor; 1 for none.
@@ -39,12 +43,15 @@ class MaskHead(nn.Module):
         in_channels: int,
         *,
         num_classes: int,
+        stage: nn.Module | None = None,
         num_convs: int = 4,
         dim: int = 256,
         dilation: int = 1,
         norm: NormFactory | None = None,
         init: Initializer,
+        upsample_init: Initializer | None = None,
         predictor_init: Initializer | None = None,
+        fc_sides: tuple[int, int] | None = None,
         class_specific: bool = True,
         upsample_ratio: int = 1,
         loss_weight: float = 1.0,
@@ -56,27 +63,37 @@ class MaskHead(nn.Module):
         self.num_convs, self.class_specific, self.upsample_ratio = num_convs, class_specific, upsample_ratio
         self.loss_weight, self.raster = loss_weight, raster
         self.match_outlines, self.offset = match_outlines, offset
+        self.res5 = stage
+        self.mask_side = None if fc_sides is None else fc_sides[1]
         channels = in_channels
         for i in range(num_convs):
             conv = Conv(channels, dim, 3, dilation=dilation, norm=norm, relu=True, init=init)
             self.add_module(f"conv{i + 1}", conv)
             channels = dim
         self.upsample = nn.ConvTranspose2d(channels, dim, 2, stride=2)
-        init(self.upsample.weight)
+        (upsample_init or init)(self.upsample.weight)
         assert self.upsample.bias is not None
         nn.init.zeros_(self.upsample.bias)
         out_channels = num_classes if class_specific else 1
-        self.predictor = Conv(dim, out_channels, 1, init=predictor_init or gaussian(0.001))
+        self.predictor: Conv | nn.Linear
+        if fc_sides is None:
+            self.predictor = Conv(dim, out_channels, 1, init=predictor_init or gaussian(0.001))
+        else:
+            seen, drawn = fc_sides
+            self.predictor = linear(dim * seen * seen, out_channels * drawn * drawn, gaussian(0.001))
         if upsample_ratio > 1:
             self.register_buffer("enlarge", bilinear_kernel(upsample_ratio), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Region features [R, C, M / 2, M / 2] to logits [R, K, M, M]."""
-        return self._enlarged(self.predictor(self._trunk(x)))
+        """Region features [R, C, m, m] to logits [R, K, M, M]."""
+        return self._logits(self._trunk(x))
 
     def predict(self, x: Tensor, labels: Tensor) -> Tensor:
         """Probabilities float32 [R, M, M] of one label (int64 [R]) per region; other classes are not computed."""
         x = self._trunk(x)
+        if self.mask_side is not None:
+            channel = labels if self.class_specific else torch.zeros_like(labels)
+            return select_channel(self._logits(x), channel).float().sigmoid()
         if self.class_specific:
             weight = self.predictor.weight[labels].flatten(1).to(x.dtype)  # [R, C]
             assert self.predictor.bias is not None
@@ -123,9 +140,17 @@ class MaskHead(nn.Module):
         )  # fmt: skip
 
     def _trunk(self, x: Tensor) -> Tensor:
+        if self.res5 is not None:
+            x = self.res5(x)
         for i in range(self.num_convs):
             x = self.get_submodule(f"conv{i + 1}")(x)
         return F.relu_(self.upsample(x))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if self.mask_side is None:
+            return self._enlarged(self.predictor(x))
+        logits: Tensor = self.predictor(x.flatten(1))
+        return logits.unflatten(1, (-1, self.mask_side, self.mask_side))
 
     def _enlarged(self, logits: Tensor) -> Tensor:
         """Logits [R, K, m, m] enlarged bilinearly; beyond the border they fade to zero, as in Detectron."""

@@ -1,4 +1,5 @@
-"""Faster R-CNN (Ren 2015), Mask R-CNN and Keypoint R-CNN (He 2017), put together from their parts.
+"""Fast, Faster, Mask and Keypoint R-CNN and R-FCN (Girshick 2015, Ren 2015, He 2017, Dai 2016), put together from their
+parts.
 
 Shape legend
     B  images    H, W  pixels of the padded batch    P  proposals per image    R  regions of all images
@@ -13,12 +14,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from detectune.models.box_head import BoxHead
+from detectune.models.box_head import BoxHead, BoxOutput, StageBoxHead
 from detectune.models.cascade import CascadeHead
 from detectune.models.detections import DetectionRule, ScoredRegions, select_detections
+from detectune.models.detector import Detector, Features, original_units
+from detectune.models.given_proposals import first_of_equals, given_proposals
 from detectune.models.keypoint_head import KeypointHead, PoseRule, place_keypoints
 from detectune.models.mask_head import MaskHead
-from detectune.models.pixels import normalize_pixels
+from detectune.models.rfcn import ScoreMapPooler, VotingBoxHead
 from detectune.models.roi_pooler import RoiPooler
 from detectune.models.rpn import Proposals, Rpn, ScoredAnchors
 from detectune.models.targets import (
@@ -33,37 +36,33 @@ from detectune.models.targets import (
 )
 from detectune.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
 
-Features = dict[int, Tensor]
 
-
-class RCNN(nn.Module):
+class RCNN(Detector):
     """Images to regions to boxes, and to masks and keypoints if there are heads for them.
 
     Args:
         backbone: normalised images [B, 3, H, W] to {level: features}.
-        rpn: proposes regions.
+        rpn: proposes regions; None: they come with the images.
         box_pooler, box_head: name and refine them.
-        mask_pooler, mask_head: draw masks; both or neither.
+        mask_pooler, mask_head: draw masks, if there is a head. Without a pooler the head sees the output of the box
+            head's stage, which is a `StageBoxHead` then.
         keypoint_pooler, keypoint_head: find keypoints; both or neither.
         region_sampling: which regions count in the heads' losses.
         detection_rule: what counts as a detection.
+        dedup_scale: in tests, given proposals whose corners times this round to the same numbers are looked at once;
+            0: each by itself.
         pose_rule: how heat maps become keypoints.
         keypoints_drawn_apart: the keypoint head learns from a sample of its own (Detectron), not from the foreground of
             the box head's.
-        pixel_mean, pixel_std: RGB, for pixels 0..255.
-        clip_proposals_to: in tests proposals may reach as far as the image's sides rounded up to a multiple of this.
-        drop_padding: leave out rows that only pad, which makes shapes depend on values. None: on a CPU only.
+        others: see `Detector`.
     """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
         backbone: nn.Module,
-        rpn: Rpn,
-        box_pooler: RoiPooler,
-        box_head: BoxHead | CascadeHead,
+        rpn: Rpn | None,
+        box_pooler: RoiPooler | ScoreMapPooler,
+        box_head: BoxHead | StageBoxHead | VotingBoxHead | CascadeHead,
         mask_pooler: RoiPooler | None = None,
         mask_head: MaskHead | None = None,
         keypoint_pooler: RoiPooler | None = None,
@@ -71,6 +70,7 @@ class RCNN(nn.Module):
         *,
         region_sampling: RegionSampling,
         detection_rule: DetectionRule,
+        dedup_scale: float = 0.0,
         pose_rule: PoseRule | None = None,
         keypoints_drawn_apart: bool = False,
         pixel_mean: Sequence[float],
@@ -78,7 +78,12 @@ class RCNN(nn.Module):
         clip_proposals_to: int = 1,
         drop_padding: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            clip_proposals_to=clip_proposals_to,
+            drop_padding=drop_padding,
+        )
         self.backbone = backbone
         self.rpn = rpn
         self.box_pooler, self.box_head = box_pooler, box_head
@@ -87,10 +92,7 @@ class RCNN(nn.Module):
         self.region_sampling, self.detection_rule = region_sampling, detection_rule
         self.pose_rule = pose_rule or PoseRule()
         self.keypoints_drawn_apart = keypoints_drawn_apart
-        self.clip_proposals_to = clip_proposals_to
-        self.drop_padding = drop_padding
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
+        self.dedup_scale = dedup_scale
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """loss_*, stat_* and count_* (what a loss was divided by, where that is counted over the batch), alike in
@@ -102,27 +104,45 @@ class RCNN(nn.Module):
             raise ValueError("losses need targets; use predict for images alone")
         images, targets = batch.images, at_least_one_row(batch.targets)
         drop = self._drops_padding(images)
-        features, scored = self._propose_from(images)
-        out = self.rpn.losses(scored, targets, images.sizes, generator)
+        features = self.backbone(self.normalize(images))
         units = original_units(images)
-        proposals = self.rpn.propose(scored, images.sizes, self.rpn.train_rule, units)
+        out: dict[str, Tensor] = {}
+        if self.rpn is None:
+            proposals = given_proposals(images)
+        else:
+            scored = self._score_anchors(self.rpn, features, images)
+            out |= self.rpn.losses(scored, targets, images.sizes, generator)
+            proposals = self.rpn.propose(scored, images.sizes, self.rpn.train_rule, units)
         candidates = region_candidates(proposals.boxes, proposals.valid, targets, self.region_sampling, units)
         regions = draw_regions(candidates, targets, self.region_sampling, generator, drop_padding=drop)
         pool = partial(self.box_pooler, features, static=not drop)
         if isinstance(self.box_head, CascadeHead):
             out |= self.box_head.losses(pool, regions, targets, images.sizes)
+        elif self.shares_stage:
+            assert isinstance(self.box_head, StageBoxHead)
+            shared = self.box_head.res5(pool(regions.boxes, regions.image_index))
+            out |= self.box_head.losses(self.box_head.read(shared), regions, targets)
         else:
             said = self.box_head(pool(regions.boxes, regions.image_index))
             out |= self.box_head.losses(said, regions, targets)
-        if self.mask_head is not None and self.mask_pooler is not None:
-            inside = regions.foreground(self.region_sampling, drop_padding=drop)
-            pooled = self.mask_pooler(features, inside.boxes, inside.image_index, static=not drop)
+        if self.mask_head is not None:
+            rows = regions.foreground_rows(self.region_sampling, drop_padding=drop)
+            inside = regions[rows]
+            if self.mask_pooler is None:
+                pooled = shared[rows]
+            else:
+                pooled = self.mask_pooler(features, inside.boxes, inside.image_index, static=not drop)
             out |= self.mask_head.losses(self.mask_head(pooled), inside, targets, static=not drop)
         if self.keypoint_head is not None and self.keypoint_pooler is not None:
             posed = self._posed_regions(candidates, regions, targets, generator, drop=drop)
             pooled = self.keypoint_pooler(features, posed.boxes, posed.image_index, static=not drop)
             out |= self.keypoint_head.losses(self.keypoint_head(pooled), posed, targets)
         return out
+
+    @property
+    def shares_stage(self) -> bool:
+        """Whether the mask head sees what the box head's stage makes of a region."""
+        return self.mask_head is not None and self.mask_pooler is None
 
     @torch.no_grad()
     def predict(self, images: ImageBatch) -> list[Detections]:
@@ -143,8 +163,9 @@ class RCNN(nn.Module):
 
     def propose(self, features: Features, images: ImageBatch) -> Proposals:
         """The regions to look at in a test."""
-        height, width = images.tensor.shape[-2:]
-        scored = self.rpn(features, (height, width))
+        if self.rpn is None:
+            return given_proposals(images)
+        scored = self._score_anchors(self.rpn, features, images)
         sizes = self._clipping_sizes(images.sizes)
         return self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
 
@@ -173,7 +194,7 @@ class RCNN(nn.Module):
             unit = original_units(images)[image_index] if self.detection_rule.original_frame else None
             boxes, scores, deltas = self.box_head(pool, boxes, image_index, images.sizes, unit)
         else:
-            out = self.box_head(pool(boxes, image_index))
+            boxes, out = self._read_regions(features, boxes, image_index, static=not drop)
             scores, deltas = out.logits.float().softmax(1), out.deltas
         if not drop:
             scores = scores.masked_fill(~valid[:, None], 0.0)
@@ -181,8 +202,11 @@ class RCNN(nn.Module):
 
     def add_masks(self, features: Features, found: list[Detections]) -> list[Detections]:
         """The same detections with masks."""
-        assert self.mask_head is not None and self.mask_pooler is not None
-        pooled = _pooled_detections(self.mask_pooler, features, found)
+        assert self.mask_head is not None
+        pooled = _pooled_detections(self.mask_pooler or self.box_pooler, features, found)
+        if self.mask_pooler is None:
+            assert isinstance(self.box_head, StageBoxHead)
+            pooled = self.box_head.res5(pooled)
         masks = self.mask_head.predict(pooled, torch.cat([d.labels for d in found]))
         return [
             Detections(d.boxes, d.scores, d.labels, masks=masks[rows])
@@ -205,16 +229,19 @@ class RCNN(nn.Module):
             for own, d, info in zip(maps, found, images.infos, strict=True)
         ]
 
-    def normalize(self, images: ImageBatch) -> Tensor:
-        """Pixels 0..255 to what the backbone wants: float32 [B, 3, H, W], zero in the padding."""
-        return normalize_pixels(
-            images, self.pixel_mean, self.pixel_std, drop_padding=self._drops_padding(images)
-        )
-
-    def _propose_from(self, images: ImageBatch) -> tuple[Features, ScoredAnchors]:
-        features = self.backbone(self.normalize(images))
+    def _score_anchors(self, rpn: Rpn, features: Features, images: ImageBatch) -> ScoredAnchors:
         height, width = images.tensor.shape[-2:]
-        return features, self.rpn(features, (height, width))
+        return rpn(features, (height, width))
+
+    def _read_regions(
+        self, features: Features, boxes: Tensor, image_index: Tensor, *, static: bool
+    ) -> tuple[Tensor, BoxOutput]:
+        """What the box head says about boxes [R, 4]; of given ones that fall together, about their first for all."""
+        if self.rpn is not None or not self.dedup_scale:
+            return boxes, self.box_head(self.box_pooler(features, boxes, image_index, static=static))
+        first, kind = first_of_equals(boxes, image_index, scale=self.dedup_scale)
+        out = self.box_head(self.box_pooler(features, boxes[first], image_index[first], static=static))
+        return boxes[first[kind]], BoxOutput(out.logits[kind], out.deltas[kind])
 
     def _posed_regions(
         self,
@@ -250,23 +277,8 @@ class RCNN(nn.Module):
         found, score, label = select_detections(boxes, scores, size, rule, refine)
         return Detections(found if scale is None else found * scale, score, label)
 
-    def _clipping_sizes(self, sizes: Tensor) -> Tensor:
-        unit = self.clip_proposals_to
-        return sizes if unit == 1 else (sizes + unit - 1) // unit * unit
 
-    def _drops_padding(self, images: ImageBatch) -> bool:
-        return images.tensor.device.type == "cpu" if self.drop_padding is None else self.drop_padding
-
-
-def original_units(images: ImageBatch) -> Tensor:
-    """Network over original pixels, float32 [B, 4] (x, y, x, y), on the images' device without waiting for it."""
-    units = torch.tensor([(info.scale_x, info.scale_y) * 2 for info in images.infos])
-    if images.tensor.is_cuda:
-        units = units.pin_memory()
-    return units.to(images.tensor.device, non_blocking=True)
-
-
-def _pooled_detections(pooler: RoiPooler, features: Features, found: list[Detections]) -> Tensor:
+def _pooled_detections(pooler: nn.Module, features: Features, found: list[Detections]) -> Tensor:
     """The features of all images' detections [R, C, M, M]."""
     boxes = torch.cat([d.boxes for d in found])
     counts = torch.tensor([len(d) for d in found], device=boxes.device)

@@ -127,6 +127,9 @@ class ResNet(nn.Module):
     the pyramid too.
     """
 
+    channels: dict[int, int]
+    strides: dict[int, int]
+
     def __init__(
         self,
         depth: int,
@@ -143,7 +146,8 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = Stem(widths.scaled(widths.stem), norm, init)
-        self.channels, self.strides = body_channels(depth, widths), {2: 4, 3: 8, 4: 16, 5: 32}
+        self.channels = body_channels(depth, widths)
+        self.strides = {2: 4, 3: 8, 4: 16, 5: 32}
         if res5_dilation > 1:
             self.strides[5] = 16
         in_channels = widths.scaled(widths.stem)

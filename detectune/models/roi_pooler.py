@@ -1,13 +1,17 @@
-"""Regions of all images to features: the pyramid level of each region, then RoIAlign on that level."""
+"""Regions of all images to features: the pyramid level of each region, then a crop of that level."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
-from detectune.ops.roi import assign_levels, multilevel_roi_align
+from detectune.ops.roi import Crop, assign_levels, multilevel_crop, roi_align, roi_max_pool
+
+CropMethod = Literal["align", "max"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class LevelRule:
 
 
 class RoiPooler(nn.Module):
-    """RoIAlign to resolution x resolution; holds no parameters."""
+    """RoIAlign (or max pooling, `method`) to resolution x resolution; holds no parameters."""
 
     def __init__(
         self,
@@ -47,31 +51,40 @@ class RoiPooler(nn.Module):
         resolution: int,
         sampling_ratio: int,
         aligned: bool,
+        method: CropMethod = "align",
     ) -> None:
         super().__init__()
         self.levels = tuple(range(rule.min_level, rule.max_level + 1))
         self.strides = [float(strides[level]) for level in self.levels]
         self.rule = rule
         self.resolution, self.sampling_ratio, self.aligned = resolution, sampling_ratio, aligned
+        self.method: CropMethod = method
 
     def forward(
         self, features: Mapping[int, Tensor], boxes: Tensor, image_index: Tensor, *, static: bool
     ) -> Tensor:
         """Boxes [R, 4] of images image_index [R] to [R, C, M, M]."""
-        return multilevel_roi_align(
+        return multilevel_crop(
+            self._crop(),
             [features[level] for level in self.levels],
             boxes,
             image_index,
             strides=self.strides,
             levels=self.rule.levels(boxes),
-            resolution=self.resolution,
-            sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned,
             static=static,
             first_level=self.levels[0],
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"levels={self.levels}, {self.resolution}x{self.resolution}, sampling_ratio={self.sampling_ratio}"
+    def _crop(self) -> Crop:
+        if self.method == "max":
+            return partial(roi_max_pool, resolution=self.resolution)
+        return partial(
+            roi_align,
+            resolution=self.resolution,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
         )
+
+    def extra_repr(self) -> str:
+        how = "max" if self.method == "max" else f"sampling_ratio={self.sampling_ratio}"
+        return f"levels={self.levels}, {self.resolution}x{self.resolution}, {how}"

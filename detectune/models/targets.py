@@ -84,10 +84,14 @@ class Regions:
 
     def foreground(self, sampling: RegionSampling, *, drop_padding: bool) -> Regions:
         """Only the foreground; with padding a fixed number of rows per image, whose is_fg tells which are real."""
+        return self[self.foreground_rows(sampling, drop_padding=drop_padding)]
+
+    def foreground_rows(self, sampling: RegionSampling, *, drop_padding: bool) -> Tensor:
+        """The rows of `foreground`, as an index int64 [n]."""
         if drop_padding:
-            return self[self.is_fg]
+            return self.is_fg.nonzero()[:, 0]
         slot = torch.arange(len(self.labels), device=self.labels.device)
-        return self[slot.view(-1, sampling.batch_size)[:, : sampling.max_fg].flatten()]
+        return slot.view(-1, sampling.batch_size)[:, : sampling.max_fg].flatten()
 
 
 def rows_of(values: Tensor, index: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Features of regions: RoIAlign (Mask R-CNN, He 2017, 3) on one map or on the right level of a pyramid.
+"""Features of regions: RoIAlign (Mask R-CNN, He 2017, 3) or RoI max pooling (Fast R-CNN, Girshick 2015, 2.1), on one
+map or on the right level of a pyramid.
 
 Shape legend
     B  images    R  regions of all images    C  channels    L  pyramid levels    M  output resolution
@@ -10,8 +11,9 @@ region needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 import torchvision
@@ -55,6 +57,35 @@ def roi_align(
     return out.to(features.dtype)
 
 
+def roi_max_pool(
+    features: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    *,
+    spatial_scale: float,
+    resolution: int,
+    static: bool | None = None,
+) -> Tensor:
+    """The largest value of each cell of regions, as [R, C, M, M], in the precision of the features.
+
+    Corners round to whole cells of the map, both included, and so do the borders of the output's cells; one that covers
+    nothing of the map is zero. Inputs as for `roi_align`; shapes never depend on values.
+    """
+    del static
+    rois = torch.cat((image_index[:, None].to(boxes.dtype), boxes), dim=1)
+    dtype = features.dtype if features.dtype == torch.float64 else torch.float32
+    out: Tensor = torchvision.ops.roi_pool(features.to(dtype), rois.to(dtype), resolution, spatial_scale)
+    return out.to(features.dtype)
+
+
+class Crop(Protocol):
+    """`roi_align` or `roi_max_pool` with all but these arguments given."""
+
+    def __call__(
+        self, features: Tensor, boxes: Tensor, image_index: Tensor, *, spatial_scale: float, static: bool
+    ) -> Tensor: ...
+
+
 def assign_levels(
     boxes: Tensor,
     *,
@@ -90,9 +121,28 @@ def multilevel_roi_align(
     static: bool,
     first_level: int = 0,
 ) -> Tensor:
+    """`multilevel_crop` by `roi_align`."""
+    align = partial(roi_align, resolution=resolution, sampling_ratio=sampling_ratio, aligned=aligned)
+    return multilevel_crop(
+        align, features, boxes, image_index, strides=strides, levels=levels, static=static, first_level=first_level
+    )  # fmt: skip
+
+
+def multilevel_crop(
+    crop: Crop,
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    *,
+    strides: Sequence[float],
+    levels: Tensor,
+    static: bool,
+    first_level: int = 0,
+) -> Tensor:
     """Each region's features from its own level: [R, C, M, M].
 
     Args:
+        crop: cuts regions out of one level.
         features: L maps [B, C, H_l, W_l].
         boxes: [R, 4], image pixels.
         image_index: int [R].
@@ -103,21 +153,20 @@ def multilevel_roi_align(
             each level's regions, which is free on a CPU, and may take the faster route of `roi_align`.
         first_level: see `levels`.
     """
-    align = partial(roi_align, resolution=resolution, sampling_ratio=sampling_ratio, aligned=aligned)
     if len(features) == 1:
-        return align(features[0], boxes, image_index, spatial_scale=1 / strides[0], static=static)
+        return crop(features[0], boxes, image_index, spatial_scale=1 / strides[0], static=static)
     if static:
-        return _align_everywhere(align, features, boxes, image_index, strides, levels - first_level)
+        return _crop_everywhere(crop, features, boxes, image_index, strides, levels - first_level)
     parts, rows = [], []
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         here = (levels == level + first_level).nonzero()[:, 0]
         rows.append(here)
-        parts.append(align(feature, boxes[here], image_index[here], spatial_scale=1 / stride, static=False))
+        parts.append(crop(feature, boxes[here], image_index[here], spatial_scale=1 / stride, static=False))
     return torch.cat(parts)[torch.argsort(torch.cat(rows))]
 
 
-def _align_everywhere(
-    align: Callable[..., Tensor],
+def _crop_everywhere(
+    crop: Crop,
     features: Sequence[Tensor],
     boxes: Tensor,
     image_index: Tensor,
@@ -127,7 +176,7 @@ def _align_everywhere(
     total = None
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         moved = torch.where((levels == level)[:, None], boxes, _OFF_MAP)
-        part = align(feature, moved, image_index, spatial_scale=1 / stride, static=True)
+        part = crop(feature, moved, image_index, spatial_scale=1 / stride, static=True)
         total = part if total is None else total + part
     assert total is not None
     return total
@@ -144,5 +193,5 @@ _MIN_CHANNELS = 48
 """Measured on one core: the kernel's time grows with the channels, that of gathering with the regions."""
 
 _OFF_MAP = -1e5
-"""All four coordinates of a region whose every sample lies outside any map, where RoIAlign reads nothing and gives
-zero. A number, because a tensor made from numbers would have to wait for the device."""
+"""All four coordinates of a region whose every sample lies outside any map, where nothing is read and zero given. A
+number, because a tensor made from numbers would have to wait for the device."""

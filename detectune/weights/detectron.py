@@ -1,14 +1,15 @@
 """Blobs in Detectron's (Caffe2) names and layout, to our state dict and back; files are not read here.
 
 There images are BGR, frozen norms have only a scale and a shift (read as mean 0, variance 1 - eps), class-agnostic
-boxes have unused rows for the background, and pyramid blobs are named after the last block of their stage. The fixed
-bilinear enlargement of keypoints' heat maps is stored there (`kps_score` behind `kps_score_lowres`), here it is not.
+boxes have unused rows for the background, and pyramid blobs are named after the last block of their stage. The fifth
+stage has one name, whether it belongs to the body or is a head on regions. The fixed bilinear enlargement of keypoints'
+heat maps is stored there (`kps_score` behind `kps_score_lowres`), here it is not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +33,10 @@ _NAMES = Renamer(
         ("fpn_inner_res{n}_{n2}_sum_{p}", "backbone.fpn.lateral{n}.{p}"),
         ("fpn_res{n}_{n2}_sum_{p}", "backbone.fpn.output{n}.{p}"),
         ("fpn_{n}_{p}", "backbone.fpn.extra{n}.{p}"),
+        ("conv{n}_{n2}_{p}", "backbone.conv{n}_{n2}.{p}"),
+        ("conv_rpn_{p}", "rpn.conv.{p}"),
+        ("rpn_cls_logits_{p}", "rpn.objectness.{p}"),
+        ("rpn_bbox_pred_{p}", "rpn.deltas.{p}"),
         ("conv_rpn_fpn{n}_{p}", "rpn.conv.{p}"),
         ("rpn_cls_logits_fpn{n}_{p}", "rpn.objectness.{p}"),
         ("rpn_bbox_pred_fpn{n}_{p}", "rpn.deltas.{p}"),
@@ -42,6 +47,12 @@ _NAMES = Renamer(
         ("retnet_bbox_pred_fpn{n}_{p}", "head.bbox_pred.{p}"),
         ("cls_score_{p}", "box_head.cls_score.{p}"),
         ("bbox_pred_{p}", "box_head.bbox_pred.{p}"),
+        ("conv_cls_{p}", "box_pooler.cls_score.{p}"),
+        ("conv_bbox_pred_{p}", "box_pooler.bbox_pred.{p}"),
+        ("_[mask]_res{n}_{n2}_branch1_{p}", "mask_head.res{n}.{n2}.shortcut.{p}"),
+        ("_[mask]_res{n}_{n2}_branch2a_{p}", "mask_head.res{n}.{n2}.conv1.{p}"),
+        ("_[mask]_res{n}_{n2}_branch2b_{p}", "mask_head.res{n}.{n2}.conv2.{p}"),
+        ("_[mask]_res{n}_{n2}_branch2c_{p}", "mask_head.res{n}.{n2}.conv3.{p}"),
         ("_[mask]_fcn{n}_{p}", "mask_head.conv{n}.{p}"),
         ("_mask_fcn{n}_{p}", "mask_head.conv{n}.{p}"),
         ("conv5_mask_{p}", "mask_head.upsample.{p}"),
@@ -66,36 +77,60 @@ _PARTS = {
     "gn_b": "norm.bias",
 }
 _OUR_PART = re.compile(r"^(.*?)\.((?:norm\.)?(?:weight|bias|running_mean|running_var))$")
-_STEM = "backbone.stem.conv1.weight"
+_FIRST_CONVS = ("backbone.stem.conv1.weight", "backbone.conv1.weight", "backbone.conv1_1.weight")
+_BOX_LAYERS = ("box_head.bbox_pred.", "box_pooler.bbox_pred.")
+_PLAIN_CONV = re.compile(r"conv([1-5])_([wb])")  # of VGG_CNN_M_1024; residual networks share the first name
 _TOWER = re.compile(r"retnet_(cls|bbox)_conv_n(\d+)_fpn\d+_(w|b|gn_s|gn_b)")  # counts from 0
 
 
-def from_detectron(blobs: Mapping[str, Any], *, agnostic_boxes: bool = False) -> dict[str, Tensor]:
+def from_detectron(
+    blobs: Mapping[str, Any],
+    *,
+    agnostic_boxes: bool = False,
+    stage_heads: Collection[str] | None = None,
+) -> dict[str, Tensor]:
     """Their blobs (arrays or tensors by name) in our words.
 
     Momentum is left out. The ImageNet classifier and other blobs that no detector has keep their names, so that a
     `FitReport` lists them.
+
+    Args:
+        blobs: name -> array.
+        agnostic_boxes: MODEL.CLS_AGNOSTIC_BBOX_REG.
+        stage_heads: the heads that are the network's fifth stage (`box_head`, `mask_head`); each gets what the file
+            calls res5, unless the file has a copy for it alone. Without any, res5 is the body's. None tells by the size
+            of cls_score whether res5 is the box head's; files of classifiers, which have none, need the names
+            (`stage_heads_of` the model).
     """
+    if stage_heads is None:
+        stage_heads = ("box_head",) if _looks_at_last_stage(blobs) else ()
+    plain = "conv3_w" in blobs
     out: dict[str, Tensor] = {}
     fixed = ("kps_score_w", "kps_score_b") if "kps_score_lowres_w" in blobs else ()
     for theirs, array in blobs.items():
         value = torch.as_tensor(array)
-        name = _our_name(theirs)
+        name = _our_name(theirs, plain=plain)
         if theirs.endswith("_momentum") or theirs in fixed:
             continue
         if name is None:
             out[theirs] = value
             continue
-        if name == _STEM:
+        if name in _FIRST_CONVS:
             value = swap_colours(value)
-        elif agnostic_boxes and name.startswith("box_head.bbox_pred."):
-            value = drop_background(value, len(value) - 4)
+        elif agnostic_boxes and name.startswith(_BOX_LAYERS):
+            value = drop_background(value, len(value) // 2)
         out[name] = value
         if theirs.endswith("_bn_s"):
             prefix = name.removesuffix(".weight")
             out[f"{prefix}.running_mean"] = torch.zeros_like(value)
             out[f"{prefix}.running_var"] = torch.full_like(value, _UNIT_VARIANCE)
-    return out
+    return _with_stage_heads(out, stage_heads)
+
+
+def stage_heads_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The heads of a model that are its fifth stage, from the names of its state: see `from_detectron`."""
+    heads = {name.split(".res5.")[0] for name in names if ".res5." in name}
+    return tuple(sorted(heads - {"backbone"}))
 
 
 def to_detectron(
@@ -131,15 +166,33 @@ def to_detectron(
         if frozen and part.startswith("norm."):
             scale, shift = _folded(state, f"{stem}.norm")
             value = scale if part == "norm.weight" else shift
-        elif name == _STEM:
+        elif name in _FIRST_CONVS:
             value = swap_colours(value)
-        elif agnostic_boxes and stem == "box_head.bbox_pred":
-            value = add_background(value, 4)
+        elif agnostic_boxes and name.startswith(_BOX_LAYERS):
+            value = add_background(value, len(value))
         out[theirs] = value
     return out
 
 
-def _our_name(theirs: str) -> str | None:
+def _looks_at_last_stage(blobs: Mapping[str, Any]) -> bool:
+    """Whether cls_score reads as many numbers as the last stage has channels."""
+    scores, stage = blobs.get("cls_score_w"), blobs.get("res5_0_branch2c_w")
+    return scores is not None and stage is not None and scores.shape[1] == stage.shape[0]
+
+
+def _with_stage_heads(state: dict[str, Tensor], heads: Collection[str]) -> dict[str, Tensor]:
+    """The body's fifth stage as that of `heads`, which may have one of their own already."""
+    stage = {name: value for name, value in state.items() if name.startswith("backbone.res5.")}
+    out = {name: value for name, value in state.items() if not heads or name not in stage}
+    for head in heads:
+        copies = {name.replace("backbone.", f"{head}.", 1): value for name, value in stage.items()}
+        out |= {name: value for name, value in copies.items() if name not in state}
+    return out
+
+
+def _our_name(theirs: str, *, plain: bool) -> str | None:
+    if plain and (match := _PLAIN_CONV.fullmatch(theirs)):
+        return f"backbone.conv{match[1]}.{_PARTS[match[2]]}"
     if theirs.startswith("conv1_b") and not theirs.startswith("conv1_bn"):
         return None  # the classifier's bias, which the detector's norm replaces
     if match := _TOWER.fullmatch(theirs):
@@ -163,6 +216,10 @@ def _their_name(
     suffix = {"weight": "w", "bias": "b"}.get(part) or ("bn_" if frozen else "gn_") + (
         "s" if part.endswith("weight") else "b"
     )
+    if match := re.fullmatch(r"backbone\.conv(\d)", stem):
+        return f"conv{match[1]}_{suffix}"
+    if stem.startswith("box_head.res5."):
+        stem = stem.replace("box_head.", "backbone.", 1)
     if stem == "backbone.stem.conv1":
         return f"res_conv1_{suffix}" if suffix.startswith("bn") else f"conv1_{suffix}"
     if match := re.fullmatch(r"backbone\.fpn\.(lateral|output)(\d)", stem):
@@ -174,7 +231,7 @@ def _their_name(
         return f"fpn_inner_{blob}{lateral}_{suffix}"
     if match := re.fullmatch(r"rpn\.(conv|objectness|deltas)", stem):
         blob = {"conv": "conv_rpn", "objectness": "rpn_cls_logits", "deltas": "rpn_bbox_pred"}[match[1]]
-        return f"{blob}_fpn{min(levels, default=2)}_{suffix}"
+        return f"{blob}_fpn{min(levels)}_{suffix}" if levels else f"{blob}_{suffix}"
     if match := re.fullmatch(r"head\.(cls|bbox)_conv(\d+)", stem):
         return f"retnet_{match[1]}_conv_n{int(match[2]) - 1}_fpn{min(levels, default=3)}_{suffix}"
     if match := re.fullmatch(r"head\.(cls|bbox)_(?:score|pred)", stem):

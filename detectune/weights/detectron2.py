@@ -25,7 +25,8 @@ _NAMES = Renamer(
         ("backbone.fpn_lateral{n}.{rest}", "backbone.fpn.lateral{n}.{rest}"),
         ("backbone.fpn_output{n}.{rest}", "backbone.fpn.output{n}.{rest}"),
         ("backbone.top_block.p{n}.{rest}", "backbone.fpn.extra{n}.{rest}"),
-        ("backbone.bottom_up.{rest}", "backbone.{rest}"),
+        ("backbone.bottom_up.{rest}", "backbone.{rest}"),  # the body below a pyramid
+        ("backbone.{rest}", "backbone.{rest}"),
         ("proposal_generator.rpn_head.conv.{rest}", "rpn.conv.{rest}"),
         ("proposal_generator.rpn_head.objectness_logits.{rest}", "rpn.objectness.{rest}"),
         ("proposal_generator.rpn_head.anchor_deltas.{rest}", "rpn.deltas.{rest}"),
@@ -33,6 +34,7 @@ _NAMES = Renamer(
         ("roi_heads.box_predictor.{n}.{rest}", "box_head.stages.{n}.{rest}"),
         ("roi_heads.box_predictor.cls_score.{rest}", "box_head.cls_score.{rest}"),
         ("roi_heads.box_predictor.bbox_pred.{rest}", "box_head.bbox_pred.{rest}"),
+        ("roi_heads.res5.{rest}", "box_head.res5.{rest}"),
         ("roi_heads.box_head.{rest}", "box_head.{rest}"),
         ("roi_heads.mask_head.mask_fcn{n}.{rest}", "mask_head.conv{n}.{rest}"),
         ("roi_heads.mask_head.deconv.{rest}", "mask_head.upsample.{rest}"),
@@ -95,10 +97,13 @@ def to_detectron2(
     class_specific_masks: bool = True,
 ) -> dict[str, Tensor]:
     """The inverse of `from_detectron2`; the background's boxes and masks, which nothing uses, are dropped."""
+    has_pyramid = any(name.startswith("backbone.fpn.") for name in state)
     out: dict[str, Tensor] = {}
     step = 3 if any(name.startswith("head.cls_conv1.norm.") for name in state) else 2
     for name, value in state.items():
         theirs = _their_tower_name(name, step) or _their_name(name)
+        if theirs is not None and not has_pyramid:
+            theirs = theirs.replace("backbone.bottom_up.", "backbone.")
         if theirs is None:
             out[name] = value
             continue

@@ -334,6 +334,12 @@ POSE = {
     "KRCNN.UP_SCALE": 2,
     "KRCNN.HEATMAP_SIZE": 56,
 }
+C4 = {
+    "MODEL.CONV_BODY": "ResNet.add_ResNet50_conv4_body", "FPN.FPN_ON": False, "FPN.MULTILEVEL_ROIS": False,
+    "FPN.MULTILEVEL_RPN": False, "FAST_RCNN.ROI_BOX_HEAD": "ResNet.add_ResNet_roi_conv5_head",
+    "FAST_RCNN.ROI_XFORM_RESOLUTION": 14, "MRCNN.ROI_MASK_HEAD": MASK_HEADS + "v0upshare", "MRCNN.RESOLUTION": 14,
+    "MRCNN.ROI_XFORM_RESOLUTION": 14, "MRCNN.DILATION": 1,
+}  # fmt: skip
 RETINANET = {
     "MODEL.TYPE": "retinanet",
     "RETINANET.RETINANET_ON": True,
@@ -358,6 +364,10 @@ RETINANET = {
         {"MRCNN.RESOLUTION": 56, "MRCNN.UPSAMPLE_RATIO": 2},
         {"GROUP_NORM.NUM_GROUPS": -1, "GROUP_NORM.DIM_PER_GP": 16, "FPN.USE_GN": True},
         {"RESNETS.NORM": "group"},
+        C4,
+        C4 | {"MRCNN.ROI_MASK_HEAD": MASK_HEADS + "v0up", "MRCNN.DILATION": 2, "MRCNN.RESOLUTION": 28},
+        {"MRCNN.USE_FC_OUTPUT": True, "MRCNN.RESOLUTION": 20},
+        {"MODEL.TYPE": "rfcn", "MODEL.MASK_ON": False, "FAST_RCNN.ROI_BOX_HEAD": ""},
     ],
 )
 def test_consistent_configurations_pass_in_silence(change: dict[str, Any]) -> None:
@@ -388,6 +398,16 @@ def test_the_defaults_alone_are_consistent() -> None:
         ({"MRCNN.ROI_XFORM_RESOLUTION": 7}, ["MRCNN.RESOLUTION to 14"]),
         ({"FPN.FPN_ON": False, "FPN.MULTILEVEL_RPN": False}, ["FPN.MULTILEVEL_ROIS", "MODEL.CONV_BODY"]),
         ({"MODEL.CONV_BODY": "ResNet.add_ResNet50_conv4_body"}, ["MODEL.CONV_BODY", "FPN.FPN_ON"]),
+        ({"MODEL.TYPE": "rfcn"}, ["MODEL.TYPE is rfcn", "MODEL.MASK_ON"]),
+        ({"MRCNN.USE_FC_OUTPUT": True, "MRCNN.UPSAMPLE_RATIO": 2}, ["MRCNN.UPSAMPLE_RATIO is 2"]),
+        (C4 | {"MRCNN.DILATION": 2}, ["MRCNN.DILATION is 2"]),
+        (C4 | {"MRCNN.RESOLUTION": 28}, ["MRCNN.RESOLUTION to 14"]),
+        (
+            {"MODEL.CONV_BODY": "FPN.add_fpn_ResNet50_conv5_P2only_body"},
+            ["MULTILEVEL_ROIS", "FPN.add_fpn_ResNet50_conv5_body"],
+        ),
+        ({"RESNETS.RES5_DILATION": 2}, ["RESNETS.RES5_DILATION is 2"]),
+        ({"FPN.RPN_MIN_LEVEL": 1}, ["FPN.RPN_MIN_LEVEL is 1"]),
         ({"FPN.ROI_MIN_LEVEL": 6}, ["FPN.ROI_MIN_LEVEL is 6", "FPN.ROI_MAX_LEVEL is 5"]),
         ({"FPN.RPN_MAX_LEVEL": 1}, ["FPN.RPN_MIN_LEVEL is 2"]),
         ({"FPN.COARSEST_STRIDE": 16}, ["FPN.COARSEST_STRIDE"]),

@@ -11,10 +11,12 @@ import torch
 from detectune.config.load import Config, load_config
 from detectune.engine.solver import parameter_groups
 from detectune.models.build import build_detector
-from detectune.weights.detectron import from_detectron
+from detectune.weights.detectron import from_detectron, stage_heads_of
 
 
-@pytest.mark.parametrize("name", ["e2e_faster_rcnn_R-50-FPN_1x", "e2e_keypoint_rcnn_R-50-FPN_1x"])
+@pytest.mark.parametrize(
+    "name", ["e2e_faster_rcnn_R-50-FPN_1x", "e2e_keypoint_rcnn_R-50-FPN_1x", "e2e_mask_rcnn_R-50-C4_1x"]
+)
 def test_groups_are_detectrons(name: str, shared: Path) -> None:
     folder = shared / "golden/detectron" / name
     recorded = json.loads((folder / "param_groups.json").read_text())
@@ -28,8 +30,11 @@ def test_groups_are_detectrons(name: str, shared: Path) -> None:
         for group in parameter_groups(model, weight_decay=1e-4, weight_decay_norm=0.0)
     }
 
+    heads = stage_heads_of(own)
+    assert heads == (() if config.FPN.FPN_ON else ("box_head",))
+
     def ours(blobs: list[str]) -> set[str]:
-        converted = from_detectron({blob: torch.zeros(shapes[blob]) for blob in blobs})
+        converted = from_detectron({blob: torch.zeros(shapes[blob]) for blob in blobs}, stage_heads=heads)
         return {entry for entry in converted if entry in own}
 
     assert groups["bias"] == ours(recorded["bias_2x_lr_no_weight_decay"])

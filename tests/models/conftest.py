@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detectune.config.tree import Config
+from detectune.ops.masks import segmentation_edges
 from detectune.structures import Batch, ImageBatch, ImageInfo, Targets
 
 BASE = {
@@ -240,3 +244,97 @@ RETINANET = {
 def make_retinanet() -> Callable[..., Config]:
     """A small RetinaNet's configuration, with overrides by full key."""
     return lambda overrides=None: Config().with_overrides(RETINANET | (overrides or {}))
+
+
+@pytest.fixture(scope="session")
+def detectron2_images(shared: Path) -> Callable[..., ImageBatch]:
+    return partial(resized_images, shared / "golden" / "detectron2")
+
+
+@pytest.fixture(scope="session")
+def detectron2_targets() -> Callable[..., Targets]:
+    return scaled_targets
+
+
+def resized_images(golden: Path, names: list[str], *, multiple: int = 32) -> ImageBatch:
+    """detectron2's own resized images, padded to a common multiple."""
+    index = json.loads((golden / "index.json").read_text())["images"]
+    arrays = [
+        np.asarray(Image.open(golden.parent / "resized" / f"{name}.png").convert("RGB")) for name in names
+    ]
+    height, width = (-(-max(a.shape[axis] for a in arrays) // multiple) * multiple for axis in (0, 1))
+    tensor = torch.zeros(len(arrays), 3, height, width, dtype=torch.uint8)
+    infos = []
+    for i, (row, array, name) in enumerate(zip(tensor, arrays, names, strict=True)):
+        h, w = array.shape[:2]
+        row[:, :h, :w] = torch.from_numpy(array.copy()).permute(2, 0, 1)
+        original = index[f"{name}.jpg"]
+        infos.append(
+            ImageInfo(
+                i, name, original["height"], original["width"], w / original["width"], h / original["height"]
+            )
+        )
+    return ImageBatch(tensor, torch.tensor([a.shape[:2] for a in arrays]), tuple(infos))
+
+
+def scaled_targets(annotations: dict[str, Any], images: ImageBatch) -> Targets:
+    """Objects without crowds, scaled to the network frame."""
+    categories = sorted(c["id"] for c in annotations["categories"])
+    ids = {image["file_name"].removesuffix(".jpg"): image["id"] for image in annotations["images"]}
+    per_image = []
+    for info in images.infos:
+        rows = [
+            a for a in annotations["annotations"] if a["image_id"] == ids[info.file_name] and not a["iscrowd"]
+        ]
+        per_image.append([_object(a, info, categories) for a in rows])
+    count = max(len(objects) for objects in per_image)
+    longest = max(len(o[2]) for objects in per_image for o in objects)
+    size = (len(per_image), count)
+    out = Targets(
+        torch.zeros(*size, 4), torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool),
+        torch.zeros(size, dtype=torch.bool), torch.zeros(*size, longest, 4, dtype=torch.float64),
+        torch.zeros(*size, longest, dtype=torch.int64),
+        num_polygons=1 + max(int(o[3].max()) for objects in per_image for o in objects),
+    )  # fmt: skip
+    for b, objects in enumerate(per_image):
+        for g, (box, label, edges, polygon) in enumerate(objects):
+            out.boxes[b, g], out.labels[b, g], out.valid[b, g] = box, label, True
+            out.edges[b, g, : len(edges)] = torch.from_numpy(edges)
+            out.edge_polygon[b, g, : len(edges)] = torch.from_numpy(polygon)
+    return out
+
+
+def _object(
+    annotation: dict[str, Any], info: ImageInfo, categories: list[int]
+) -> tuple[torch.Tensor, int, np.ndarray, np.ndarray]:
+    scale = np.array([info.scale_x, info.scale_y] * 2)
+    x, y, w, h = annotation["bbox"]
+    box = np.array([x, y, x + w, y + h]) * scale
+    limits = np.array([info.width, info.height] * 2) * scale
+    edges, polygon = segmentation_edges([np.asarray(p, dtype=np.float64) for p in annotation["segmentation"]])
+    label = 1 + categories.index(annotation["category_id"])
+    return torch.from_numpy(np.clip(box, 0, limits)).float(), label, edges * scale, polygon
+
+
+@pytest.fixture(scope="session")
+def detectron_image(shared: Path) -> Callable[..., ImageBatch]:
+    """(name, its entry of results.json) to the batch of one that Detectron saw."""
+    return partial(resized_by_factor, shared)
+
+
+def resized_by_factor(shared: Path, name: str, want: dict[str, Any], *, multiple: int = 32) -> ImageBatch:
+    """The photograph resized as Detectron resizes: by the factor, not to a size; then padded."""
+    pixels = np.asarray(Image.open(shared / "golden" / "images" / f"{name}.jpg").convert("RGB"))
+    if hashlib.sha256(pixels[:, :, ::-1].tobytes()).hexdigest() != want["decoded_bgr_sha256"]:
+        pytest.skip("this machine's JPEG decoder gives other pixels than the golden's")
+    scale = want["im_scale"]
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
+    height, width = round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)
+    framed = torch.nn.functional.pad(tensor, (0, 2, 0, 2), mode="replicate")  # the last rows may round up
+    resized = torch.nn.functional.interpolate(
+        framed, scale_factor=scale, mode="bilinear", recompute_scale_factor=False
+    )[..., :height, :width]
+    padded = torch.zeros(1, 3, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    padded[..., :height, :width] = resized
+    info = ImageInfo(0, name, *pixels.shape[:2], scale, scale)
+    return ImageBatch(padded, torch.tensor([[height, width]]), (info,))

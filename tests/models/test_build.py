@@ -14,6 +14,16 @@ from detectune.models.build import build_detector
 from detectune.structures import Batch
 
 BOXES = [[[10.0, 10, 60, 70]]]
+C4 = {
+    "MODEL.CONV_BODY": "ResNet.add_ResNet18_conv4_body",
+    "FPN.FPN_ON": False,
+    "FPN.MULTILEVEL_ROIS": False,
+    "FPN.MULTILEVEL_RPN": False,
+    "RPN.SIZES": (16, 32, 64),
+    "FAST_RCNN.ROI_BOX_HEAD": "ResNet.add_ResNet_roi_conv5_head",
+    "FAST_RCNN.ROI_XFORM_RESOLUTION": 14,
+}
+V0UPSHARE = {"MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare", "MRCNN.RESOLUTION": 14}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -106,7 +116,7 @@ def test_freshly_built_predictors_are_small(make_config: Callable[..., Any]) -> 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"MODEL.TYPE": "rfcn"}, ["rfcn", "generalized_rcnn", "retinanet"]),
+        ({"MODEL.TYPE": "rfcn"}, ["rfcn", "MASK_ON"]),
         ({"MODEL.KEYPOINTS_ON": True}, ["KRCNN.NUM_KEYPOINTS", "data set"]),
         (
             {"MODEL.KEYPOINTS_ON": True, "KRCNN.NUM_KEYPOINTS": 3, "KRCNN.ROI_KEYPOINTS_HEAD": ""},
@@ -116,18 +126,23 @@ def test_freshly_built_predictors_are_small(make_config: Callable[..., Any]) -> 
             {"MODEL.KEYPOINTS_ON": True, "KRCNN.NUM_KEYPOINTS": 3, "KRCNN.OKS_SIGMAS": (0.1,)},
             ["KRCNN.OKS_SIGMAS", "3 keypoints"],
         ),
-        ({"MODEL.FASTER_RCNN": False}, ["FASTER_RCNN"]),
-        (
-            {"MODEL.CONV_BODY": "ResNet.add_ResNet50_conv4_body"},
-            ["conv4", "FPN.add_fpn_ResNet101_conv5_body"],
-        ),
+        ({"MODEL.CONV_BODY": ""}, ["CONV_BODY", "FPN.add_fpn_ResNet101_conv5_body", "VGG16"]),
+        ({"FAST_RCNN.ROI_BOX_HEAD": ""}, ["ROI_BOX_HEAD", "2mlp"]),
         (
             {"FAST_RCNN.ROI_BOX_HEAD": "ResNet.add_ResNet_roi_conv5_head"},
-            ["add_ResNet_roi_conv5_head", "2mlp"],
+            ["fifth stage", "FPN.add_fpn_ResNet18_conv5_body"],
         ),
-        ({"FAST_RCNN.ROI_XFORM_METHOD": "RoIPoolF"}, ["RoIPoolF", "RoIAlign"]),
-        ({"MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v0up"}, ["v0up", "v1up4convs_gn"]),
-        ({"MRCNN.USE_FC_OUTPUT": True}, ["USE_FC_OUTPUT"]),
+        ({"MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v0up"}, ["MRCNN.RESOLUTION", "14"]),
+        (
+            {"MRCNN.ROI_MASK_HEAD": "mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare"},
+            ["v0upshare", "ROI_BOX_HEAD"],
+        ),
+        (C4 | V0UPSHARE | {"MRCNN.DILATION": 2}, ["v0upshare", "MRCNN.DILATION 2"]),
+        (C4 | V0UPSHARE | {"FAST_RCNN.ROI_XFORM_RESOLUTION": 7}, ["ROI_XFORM_RESOLUTION 7"]),
+        (C4 | V0UPSHARE | {"MRCNN.RESOLUTION": 28}, ["MRCNN.RESOLUTION", "14"]),
+        (C4 | V0UPSHARE | {"RPN.STRIDE": 8}, ["RPN.STRIDE is 8", "16"]),
+        ({"FPN.MULTILEVEL_RPN": False, "RPN.STRIDE": 15}, ["RPN.STRIDE", "4, 8, 16, 32, 64"]),
+        ({"MRCNN.USE_FC_OUTPUT": True, "MRCNN.UPSAMPLE_RATIO": 2}, ["USE_FC_OUTPUT", "UPSAMPLE_RATIO"]),
         ({"MRCNN.RESOLUTION": 14}, ["MRCNN.RESOLUTION", "28"]),
         ({"MODEL.NUM_CLASSES": -1}, ["NUM_CLASSES", "data set"]),
     ],

@@ -29,7 +29,7 @@ SIZES = torch.tensor([[100, 100], [120, 90]])
 def _head() -> CascadeHead:
     torch.manual_seed(0)
     stages = [
-        BoxHead(2, 1, num_classes=3, num_fcs=1, fc_dim=8, agnostic=True, box_weights=weights, beta=0.0)
+        BoxHead(2, 1, num_classes=3, fc_dims=(8,), agnostic=True, box_weights=weights, beta=0.0)
         for weights in WEIGHTS
     ]
     for stage in stages:

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 from hotcoco import mask as coco_mask
-from PIL import Image
 
 from detectune.models.build import build_detector
 from detectune.models.geometry import GEOMETRIES
 from detectune.models.rcnn import RCNN
 from detectune.ops.boxes import clip_boxes
-from detectune.ops.masks import masks_to_rles, segmentation_edges
+from detectune.ops.masks import masks_to_rles
 from detectune.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
 from detectune.weights.detectron2 import from_detectron2, to_detectron2
 from detectune.weights.native import fit_weights
@@ -55,33 +54,17 @@ def model(
     return model
 
 
-def _images(golden: Path, names: list[str]) -> ImageBatch:
-    index = json.loads((golden / "index.json").read_text())["images"]
-    arrays = [
-        np.asarray(Image.open(golden.parent / "resized" / f"{name}.png").convert("RGB")) for name in names
-    ]
-    height, width = (-(-max(a.shape[axis] for a in arrays) // 32) * 32 for axis in (0, 1))
-    tensor = torch.zeros(len(arrays), 3, height, width, dtype=torch.uint8)
-    infos = []
-    for i, (row, array, name) in enumerate(zip(tensor, arrays, names, strict=True)):
-        h, w = array.shape[:2]
-        row[:, :h, :w] = torch.from_numpy(array.copy()).permute(2, 0, 1)
-        original = index[f"{name}.jpg"]
-        infos.append(
-            ImageInfo(
-                i, name, original["height"], original["width"], w / original["width"], h / original["height"]
-            )
-        )
-    return ImageBatch(tensor, torch.tensor([a.shape[:2] for a in arrays]), tuple(infos))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES)
 def test_features_proposals_and_detections(
-    name: str, model: RCNN, golden: Path, matcher: Callable[..., list[tuple[int, int]]]
+    name: str,
+    model: RCNN,
+    golden: Path,
+    detectron2_images: Callable[..., ImageBatch],
+    matcher: Callable[..., list[tuple[int, int]]],
 ) -> None:
     want = np.load(golden / MODEL / f"{name}.npz")
-    images = _images(golden, [name])
+    images = detectron2_images([name])
     model.eval()
     with torch.no_grad():
         pixels = model.normalize(images)
@@ -147,14 +130,19 @@ def _check_results(
 
 
 @pytest.mark.slow
-def test_losses_and_gradients(model: RCNN, golden: Path) -> None:
+def test_losses_and_gradients(
+    model: RCNN,
+    golden: Path,
+    detectron2_images: Callable[..., ImageBatch],
+    detectron2_targets: Callable[..., Targets],
+) -> None:
     want = json.loads((golden / MODEL / "train.json").read_text())
     names = [name.removesuffix(".jpg") for name in want["files"]]
-    images = _images(golden, names)
+    images = detectron2_images(names)
     annotations = json.loads((golden / MODEL / "train_annotations.json").read_text())
     model.train()
     model.zero_grad()
-    out = model(Batch(images, _targets(annotations, images)))
+    out = model(Batch(images, detectron2_targets(annotations, images)))
     ours = {"loss_cls": "loss_cls", "loss_box_reg": "loss_bbox", "loss_mask": "loss_mask",
             "loss_rpn_cls": "loss_rpn_cls", "loss_rpn_loc": "loss_rpn_bbox"}  # fmt: skip
     for theirs, name in ours.items():
@@ -173,42 +161,3 @@ def test_losses_and_gradients(model: RCNN, golden: Path) -> None:
 
 def _assert_slice(have: torch.Tensor, want: np.ndarray) -> None:
     np.testing.assert_allclose(have.numpy(), want, atol=1e-4 * np.abs(want).max(), rtol=0)
-
-
-def _targets(annotations: dict[str, Any], images: ImageBatch) -> Targets:
-    """Objects without crowds, scaled to the network frame."""
-    categories = sorted(c["id"] for c in annotations["categories"])
-    ids = {image["file_name"].removesuffix(".jpg"): image["id"] for image in annotations["images"]}
-    per_image = []
-    for info in images.infos:
-        rows = [
-            a for a in annotations["annotations"] if a["image_id"] == ids[info.file_name] and not a["iscrowd"]
-        ]
-        per_image.append([_object(a, info, categories) for a in rows])
-    count = max(len(objects) for objects in per_image)
-    longest = max(len(o[2]) for objects in per_image for o in objects)
-    size = (len(per_image), count)
-    out = Targets(
-        torch.zeros(*size, 4), torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool),
-        torch.zeros(size, dtype=torch.bool), torch.zeros(*size, longest, 4, dtype=torch.float64),
-        torch.zeros(*size, longest, dtype=torch.int64),
-        num_polygons=1 + max(int(o[3].max()) for objects in per_image for o in objects),
-    )  # fmt: skip
-    for b, objects in enumerate(per_image):
-        for g, (box, label, edges, polygon) in enumerate(objects):
-            out.boxes[b, g], out.labels[b, g], out.valid[b, g] = box, label, True
-            out.edges[b, g, : len(edges)] = torch.from_numpy(edges)
-            out.edge_polygon[b, g, : len(edges)] = torch.from_numpy(polygon)
-    return out
-
-
-def _object(
-    annotation: dict[str, Any], info: ImageInfo, categories: list[int]
-) -> tuple[torch.Tensor, int, np.ndarray, np.ndarray]:
-    scale = np.array([info.scale_x, info.scale_y] * 2)
-    x, y, w, h = annotation["bbox"]
-    box = np.array([x, y, x + w, y + h]) * scale
-    limits = np.array([info.width, info.height] * 2) * scale
-    edges, polygon = segmentation_edges([np.asarray(p, dtype=np.float64) for p in annotation["segmentation"]])
-    label = 1 + categories.index(annotation["category_id"])
-    return torch.from_numpy(np.clip(box, 0, limits)).float(), label, edges * scale, polygon

@@ -5,7 +5,6 @@ Numbers and conventions: golden/detectron/README.md and CONVENTIONS.md of the sh
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from detectune.models.build import build_detector
 from detectune.models.rcnn import RCNN, original_units
-from detectune.structures import ImageBatch, ImageInfo
+from detectune.structures import ImageBatch
 from detectune.weights.detectron import from_detectron
 from detectune.weights.native import fit_weights
 
@@ -48,32 +46,18 @@ def model(
     return model.eval()
 
 
-def _image(golden: Path, name: str, want: dict[str, Any]) -> ImageBatch:
-    """The photograph resized as Detectron resizes: by the factor, not to a size; then padded to a multiple of 32."""
-    pixels = np.asarray(Image.open(golden.parents[1] / "images" / f"{name}.jpg").convert("RGB"))
-    if hashlib.sha256(pixels[:, :, ::-1].tobytes()).hexdigest() != want["decoded_bgr_sha256"]:
-        pytest.skip("this machine's JPEG decoder gives other pixels than the golden's")
-    scale = want["im_scale"]
-    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float()
-    height, width = round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)
-    framed = torch.nn.functional.pad(tensor, (0, 2, 0, 2), mode="replicate")  # the last rows may round up
-    resized = torch.nn.functional.interpolate(
-        framed, scale_factor=scale, mode="bilinear", recompute_scale_factor=False
-    )[..., :height, :width]
-    padded = torch.zeros(1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
-    padded[..., :height, :width] = resized
-    info = ImageInfo(0, name, *pixels.shape[:2], scale, scale)
-    return ImageBatch(padded, torch.tensor([[height, width]]), (info,))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES)
 def test_features_proposals_and_detections(
-    name: str, model: RCNN, golden: Path, matcher: Callable[..., list[tuple[int, int]]]
+    name: str,
+    model: RCNN,
+    golden: Path,
+    detectron_image: Callable[..., ImageBatch],
+    matcher: Callable[..., list[tuple[int, int]]],
 ) -> None:
     result = json.loads((golden / "results.json").read_text())[f"{name}.jpg"]
     want = np.load(golden / f"intermediates_{name}.npz")
-    images = _image(golden, name, result)
+    images = detectron_image(name, result)
     with torch.no_grad():
         pixels = model.normalize(images)
         np.testing.assert_allclose(pixels[0, :, :8, :8].flip(0), want["data/crop_0_0"], atol=2e-3)

@@ -257,7 +257,7 @@ def test_head_targets(name: str, shared: Path) -> None:
     np.testing.assert_array_equal(regions.labels.numpy(), arrays["out/labels_int32"])
     agnostic = case["cfg"]["MODEL.CLS_AGNOSTIC_BBOX_REG"]
     head = BoxHead(
-        2, 1, num_classes=case["cfg"]["MODEL.NUM_CLASSES"], num_fcs=1, fc_dim=2, agnostic=agnostic, offset=1.0
+        2, 1, num_classes=case["cfg"]["MODEL.NUM_CLASSES"], fc_dims=(2,), agnostic=agnostic, offset=1.0
     )
     objects = targets.boxes[regions.image_index, regions.gt_index]
     seen = encode_boxes(

@@ -51,6 +51,7 @@ def test_detectron2_there_and_back(shared: Path) -> None:
 def test_detectron2_options() -> None:
     state = {
         "backbone.bottom_up.stem.conv1.weight": torch.randn(2, 3, 7, 7),
+        "backbone.fpn_lateral2.weight": torch.randn(2, 2, 1, 1),
         "roi_heads.box_predictor.bbox_pred.weight": torch.randn(4, 8),
         "roi_heads.mask_head.predictor.weight": torch.randn(1, 8, 1, 1),
         "pixel_mean": torch.zeros(3, 1, 1),
@@ -142,6 +143,61 @@ def test_detectron_group_norm_and_agnostic_boxes() -> None:
     assert all(name.startswith(OURS) for name in ours)
     assert ours["box_head.bbox_pred.weight"].shape == (4, 16)
     assert "backbone.stem.conv1.norm.running_var" not in ours
+    _assert_same(to_detectron(ours, agnostic_boxes=True), blobs)
+
+
+def test_detectron_stage_of_the_body_or_of_heads() -> None:
+    """res5 goes where cls_score says, or where the caller does; a head's own copy wins."""
+    stage = _random(
+        {"res5_0_branch2c_w": [8, 4, 1, 1], "res5_0_branch2c_bn_s": [8], "res5_0_branch2c_bn_b": [8]}
+    )
+    head = "box_head.res5.0.conv3.weight"
+    assert head in from_detectron(stage | {"cls_score_w": torch.zeros(3, 8)})
+    assert "backbone.res5.0.conv3.weight" in from_detectron(stage | {"cls_score_w": torch.zeros(3, 9)})
+    assert "backbone.res5.0.conv3.weight" in from_detectron(stage)
+    own = {"_[mask]_res5_0_branch2c_w": torch.ones(8, 4, 1, 1)}
+    ours = from_detectron(stage | own, stage_heads=("box_head", "mask_head"))
+    assert not any(name.startswith("backbone.") for name in ours)
+    assert torch.equal(ours[head], stage["res5_0_branch2c_w"])
+    assert torch.equal(ours["mask_head.res5.0.conv3.weight"], own["_[mask]_res5_0_branch2c_w"])
+    assert torch.equal(ours["mask_head.res5.0.conv3.norm.weight"], stage["res5_0_branch2c_bn_s"])
+    back = to_detectron(ours)
+    assert {"res5_0_branch2c_w", "_[mask]_res5_0_branch2c_w", "_[mask]_res5_0_branch2c_bn_s"} <= set(back)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "names"),
+    [
+        (
+            {"conv1_1_w": [4, 3, 3, 3], "conv1_1_b": [4], "conv5_3_w": [4, 4, 3, 3], "fc6_w": [8, 4], "fc7_b": [8]},
+            {"backbone.conv1_1.weight", "backbone.conv5_3.weight", "box_head.fc1.weight", "box_head.fc2.bias"},
+        ),
+        (
+            {"conv1_w": [4, 3, 7, 7], "conv1_b": [4], "conv3_w": [4, 4, 3, 3], "conv5_b": [4],
+             "conv_rpn_w": [4, 4, 3, 3]},
+            {"backbone.conv1.weight", "backbone.conv1.bias", "backbone.conv5.bias", "rpn.conv.weight"},
+        ),
+        (
+            {"conv_cls_w": [27, 4, 1, 1], "conv_cls_b": [27], "conv_bbox_pred_w": [108, 4, 1, 1],
+             "rpn_cls_logits_b": [15], "rpn_bbox_pred_w": [60, 4, 1, 1]},
+            {"box_pooler.cls_score.weight", "box_pooler.bbox_pred.weight", "rpn.objectness.bias", "rpn.deltas.weight"},
+        ),
+    ],
+)  # fmt: skip
+def test_detectron_vgg_and_rfcn(shapes: dict[str, list[int]], names: set[str]) -> None:
+    blobs = _random(shapes)
+    ours = from_detectron(blobs)
+    assert names <= set(ours) and len(ours) == len(blobs)
+    assert all(not name.endswith(("_w", "_b")) for name in ours)
+    _assert_same(to_detectron(ours), blobs)
+
+
+def test_detectron_rfcn_with_one_box() -> None:
+    """Detectron predicts a box for the background too, in the first half of the score maps."""
+    blobs = _random({"conv_bbox_pred_w": [8 * 9, 4, 1, 1]})
+    blobs["conv_bbox_pred_w"][:36] = 0
+    ours = from_detectron(blobs, agnostic_boxes=True)
+    assert torch.equal(ours["box_pooler.bbox_pred.weight"], blobs["conv_bbox_pred_w"][36:])
     _assert_same(to_detectron(ours, agnostic_boxes=True), blobs)
 
 

@@ -14,6 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # as many workers as cores: more threads would only wait for each other
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

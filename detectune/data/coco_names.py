@@ -58,4 +58,5 @@ COCO_PERSON = ClassInfo(
     keypoint_names=_split(_KEYPOINTS),
     keypoint_flip=flip_permutation(_split(_KEYPOINTS)),
     keypoint_skeleton=_BONES,
+    keypoint_labels=(1,),
 )

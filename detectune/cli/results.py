@@ -94,10 +94,13 @@ def _class_lines(evaluation: Evaluation) -> list[str]:
     if dropped > 0:
         shown = shown[: MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2 :]
     width = min(26, max(9, *(len(name) + 1 for name in shown)))
-    lines = ["", "class".ljust(width) + "".join(f"{TASKS[t] + ' AP':>12}" for t in tasks) + f"{'objects':>9}"]
+    measures = ("AP", "AR") if any(f"{t}/AR" in classes[shown[0]] for t in tasks) else ("AP",)
+    columns = [(t, measure) for t in tasks for measure in measures]
+    heads = "".join(f"{f'{TASKS[t]} {measure}':>12}" for t, measure in columns)
+    lines = ["", "class".ljust(width) + heads + f"{'objects':>9}"]
     for name in shown:
         row = classes[name]
-        values = "".join(f"{_show(score(row.get(f'{t}/AP'))):>12}" for t in tasks)
+        values = "".join(f"{_show(score(row.get(f'{t}/{measure}'))):>12}" for t, measure in columns)
         label = name if len(name) < width else name[: width - 2] + "~"
         lines.append(f"{label:<{width}}{values}{row.get('num_objects', '-'):>9}")
     if dropped > 0:

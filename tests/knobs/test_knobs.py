@@ -6,12 +6,14 @@ at. A new key needs a row here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import observe
 import pytest
 from rows import ALL, OBSOLETE, ROWS
+from rows_elsewhere import PLACES
 from table import DeadKnobError, Observer, Row, check, plain
 
 from detectune.config.catalogue import KNOBS
@@ -133,14 +135,20 @@ PENDING: frozenset[str] = frozenset(
 OBSERVERS: dict[str, Observer] = {n: o for n, o in vars(observe).items() if isinstance(o, Observer)}
 
 
+def uncovered(keys: Iterable[str]) -> list[str]:
+    """Which of the keys have no row although they are not obsolete."""
+    return sorted(set(keys) - set(ROWS) - set(OBSOLETE))
+
+
 def test_every_key_has_one_row_or_is_obsolete() -> None:
+    assert not uncovered(KNOBS), (
+        f"these keys have no row in tests/knobs/rows_*.py: {', '.join(uncovered(KNOBS))}"
+    )
+    assert uncovered([*KNOBS, "SOLVER.NEW"]) == ["SOLVER.NEW"]
     keys = [row.key for row in ALL]
     assert sorted(keys) == sorted(set(keys)), "a key has two rows"
     assert set(keys).isdisjoint(OBSOLETE), "an obsolete key needs no row"
-    missing = sorted(set(KNOBS) - set(keys) - set(OBSOLETE))
-    assert not missing, f"these keys have no row in tests/knobs/rows_*.py: {', '.join(missing)}"
-    unknown = sorted(set(keys) - set(KNOBS))
-    assert not unknown, f"these rows are about no key: {', '.join(unknown)}"
+    assert set(keys) <= set(KNOBS), f"these rows are about no key: {sorted(set(keys) - set(KNOBS))}"
     assert set(KNOBS) == set(Config().flat())
 
 
@@ -150,6 +158,17 @@ UNFINISHED = pytest.mark.xfail(strict=True, reason="its part is being built")
 @pytest.mark.parametrize("key", [pytest.param(k, marks=UNFINISHED) if k in PENDING else k for k in ROWS])
 def test_a_key_changes_something(key: str) -> None:
     check(ROWS[key])
+
+
+def name_of(place: str, row: Row) -> str:
+    return f"{row.key} in {place}, {row.observe.name}"
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=name_of(place, row)) for place, rows in PLACES.items() for row in rows]
+)
+def test_a_key_is_not_dead_elsewhere(row: Row) -> None:
+    check(row)
 
 
 def other_than(default: Any) -> Any:
@@ -204,6 +223,20 @@ def test_a_dead_knob_is_found(dead: str) -> None:
     row = Row(dead, KNOBS[dead].default, OTHER_VALUES[dead], observe.rates)
     with pytest.raises(DeadKnobError, match=dead):
         check(row)
+
+
+ONE_OF_EACH = {row.observe.name: row for row in ALL if not row.along and row.key not in PENDING}
+
+
+@pytest.mark.parametrize("name", sorted(ONE_OF_EACH))
+def test_a_part_that_ignores_its_key_is_found(name: str) -> None:
+    row = ONE_OF_EACH[name]
+
+    def ignores(config: Config) -> Any:
+        return row.observe.look(config.with_overrides({row.key: row.a}))
+
+    with pytest.raises(DeadKnobError, match=row.key):
+        check(replace(row, observe=Observer(f"{name} without {row.key}", ignores, row.observe.base)))
 
 
 def test_a_value_that_is_not_held_is_found() -> None:

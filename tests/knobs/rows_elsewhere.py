@@ -5,8 +5,22 @@ A key may be alive in the loader and dead in the predictor, or alive in one fami
 
 from __future__ import annotations
 
-from observe import detections, losses, second_run, tested_batches, training_batches
+from observe import (
+    detections,
+    losses,
+    parameter_shapes,
+    second_run,
+    tested_batches,
+    trained_weights,
+    training_batches,
+)  # fmt: skip
+from rows_heads import KEYPOINTS_ON
+from rows_model import FIFTH_STAGE, ONE_LEVEL
+from rows_retinanet import RETINANET
 from table import Row
+
+RFCN = FIFTH_STAGE | {"MODEL.TYPE": "rfcn", "RPN.SIZES": (16, 32, 64)}
+RPN_ONLY = {"MODEL.MASK_ON": False, "MODEL.FASTER_RCNN": False, "MODEL.RPN_ONLY": True}
 
 PLACES: dict[str, list[Row]] = {
     "the predictor": [
@@ -40,5 +54,45 @@ PLACES: dict[str, list[Row]] = {
     ],
     "a second run": [
         Row("SOLVER.MAX_ITER", 4, 6, second_run),
+    ],
+    "RetinaNet": [
+        Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections, RETINANET),
+        Row("TEST.NMS", 0.5, 0.1, detections, RETINANET),
+        Row("TEST.DETECTIONS_PER_IM", 100, 3, detections, RETINANET),
+        Row("TEST.PRECISION", "fp32", "bf16", detections, RETINANET),
+        Row("MODEL.GEOMETRY", "detectron2", "detectron", detections, RETINANET),
+        Row("FPN.RPN_MIN_LEVEL", 3, 4, losses, RETINANET),
+        Row("FPN.RPN_MAX_LEVEL", 7, 6, losses, RETINANET),
+        Row("FPN.DIM", 16, 32, losses, RETINANET),
+        Row("TRAIN.FREEZE_AT", 2, 3, trained_weights, RETINANET),
+    ],
+    "R-FCN": [
+        Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections, RFCN),
+        Row("TEST.NMS", 0.5, 0.1, detections, RFCN),
+        Row("TEST.SCORE_THRESH", 0.05, 0.4, detections, RFCN),
+        Row("RPN.SIZES", (16, 32, 64), (16, 32), losses, RFCN),
+        Row("MODEL.CLS_AGNOSTIC_BBOX_REG", False, True, parameter_shapes, RFCN),
+        Row("MODEL.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0), (1.0, 1.0, 1.0, 1.0), losses, RFCN),
+        Row("TRAIN.BATCH_SIZE_PER_IM", 32, 16, losses, RFCN),
+        Row("RESNETS.RES5_DILATION", 2, 1, losses, RFCN),
+    ],
+    "a body without pyramid": [
+        Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections, ONE_LEVEL),
+        Row("FAST_RCNN.ROI_XFORM_RESOLUTION", 7, 14, losses, ONE_LEVEL),
+        Row("FAST_RCNN.ROI_XFORM_METHOD", "RoIAlign", "RoIPoolF", losses, ONE_LEVEL),
+        Row("FAST_RCNN.ROI_XFORM_SAMPLING_RATIO", 2, 1, losses, ONE_LEVEL),
+        Row("TRAIN.RPN_PRE_NMS_TOP_N", 100, 10, losses, ONE_LEVEL),
+        Row("TEST.RPN_POST_NMS_TOP_N", 40, 5, detections, ONE_LEVEL),
+        Row("TRAIN.FREEZE_AT", 2, 3, trained_weights, ONE_LEVEL),
+        Row("RESNETS.STRIDE_1X1", True, False, losses, ONE_LEVEL),
+    ],
+    "proposals alone": [
+        Row("TRAIN.RPN_POSITIVE_OVERLAP", 0.7, 0.4, losses, RPN_ONLY),
+        Row("FPN.RPN_MAX_LEVEL", 6, 5, losses, RPN_ONLY),
+    ],
+    "keypoints": [
+        Row("FPN.ROI_CANONICAL_SCALE", 56, 224, losses, KEYPOINTS_ON),
+        Row("TEST.DETECTIONS_PER_IM", 100, 3, detections, KEYPOINTS_ON),
+        Row("TRAIN.FG_THRESH", 0.5, 0.9, losses, KEYPOINTS_ON),
     ],
 }

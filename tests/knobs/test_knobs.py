@@ -132,6 +132,9 @@ PENDING: frozenset[str] = frozenset(
 )
 """Keys whose parts are being built. A row of theirs that passes is an error, so that the list can only shrink."""
 
+PENDING_PLACES = frozenset({"RetinaNet", "R-FCN", "a body without pyramid", "proposals alone", "keypoints"})
+"""The same for the places of `rows_elsewhere.py`."""
+
 OBSERVERS: dict[str, Observer] = {n: o for n, o in vars(observe).items() if isinstance(o, Observer)}
 
 
@@ -165,7 +168,12 @@ def name_of(place: str, row: Row) -> str:
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=name_of(place, row)) for place, rows in PLACES.items() for row in rows]
+    "row",
+    [
+        pytest.param(row, id=name_of(place, row), marks=UNFINISHED if place in PENDING_PLACES else ())
+        for place, rows in PLACES.items()
+        for row in rows
+    ],
 )
 def test_a_key_is_not_dead_elsewhere(row: Row) -> None:
     check(row)

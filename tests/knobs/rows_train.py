@@ -45,7 +45,7 @@ ROWS = [
     Row("TRAIN.RPN_POST_NMS_TOP_N", 60, 10, losses),
     Row("TRAIN.RPN_STRADDLE_THRESH", -1, 0, losses),
     Row("TRAIN.RPN_MIN_SIZE", 0, 20, losses),
-    Row("TRAIN.CROWD_FILTER_THRESH", 0.7, 0.0, losses),
+    Row("TRAIN.CROWD_FILTER_THRESH", 0.7, 0.2, losses),
     Row("TRAIN.GT_MIN_AREA", -1, 300, training_batches),
     Row("TRAIN.FREEZE_CONV_BODY", False, True, trained_weights),
     Row("TRAIN.AUTO_RESUME", True, False, second_run),

@@ -88,6 +88,14 @@ def check(row: Row) -> None:
         )
 
 
+def check_same(row: Row) -> None:
+    """Raises unless the row's two values, which the configuration tells apart, give the same observation."""
+    first, second = row.config(row.a, {}), row.config(row.b, row.along)
+    assert first.flat()[row.key] != second.flat()[row.key]
+    if observed(row.observe, first) != observed(row.observe, second):
+        raise AssertionError(f"{row.key}: {row.a!r} and {row.b!r} differ in {row.observe.name}")
+
+
 def _is_refused(row: Row) -> bool:
     """Whether `a` beside `along` contradicts, and the message names the row's key."""
     try:

@@ -14,7 +14,8 @@ import observe
 import pytest
 from rows import ALL, OBSOLETE, ROWS
 from rows_elsewhere import PLACES
-from table import DeadKnobError, Observer, Row, check, plain
+from rows_same import SAME
+from table import DeadKnobError, Observer, Row, check, check_same, plain
 
 from detectune.config.catalogue import KNOBS
 from detectune.config.load import ConfigError, load_config
@@ -177,6 +178,11 @@ def name_of(place: str, row: Row) -> str:
 )
 def test_a_key_is_not_dead_elsewhere(row: Row) -> None:
     check(row)
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=f"{row.key} {row.a}, {row.b}") for row in SAME])
+def test_values_that_mean_the_same_are_the_same(row: Row) -> None:
+    check_same(row)
 
 
 def other_than(default: Any) -> Any:

@@ -80,7 +80,7 @@ def _focal_rule(config: Config, geometry: Geometry) -> FocalRule:
         box_weight=keys.BBOX_REG_WEIGHT,
         softmax=keys.SOFTMAX,
         promoted_as_background=geometry.retinanet_promoted_as_background,
-        crowd_overlap=config.TRAIN.CROWD_FILTER_THRESH if geometry.crowd_anchors_ignored else 1.0,
+        crowd_overlap=(config.TRAIN.CROWD_FILTER_THRESH or 1.0) if geometry.crowd_anchors_ignored else 1.0,
         normalizer=geometry.retinanet_normalizer,
         offset=geometry.offset,
     )
@@ -98,6 +98,7 @@ def _detection_rule(config: Config, geometry: Geometry) -> OneStageRule:
         original_frame=geometry.heads_in_original_frame,
         refine=test.BBOX_REG,
         offset=geometry.offset,
+        delta_clip=config.BBOX_XFORM_CLIP,
         soft_nms=test.SOFT_NMS.METHOD if test.SOFT_NMS.ENABLED else None,
         soft_nms_sigma=test.SOFT_NMS.SIGMA,
     )

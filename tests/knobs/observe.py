@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import json
-import shutil
+import os
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +18,7 @@ from table import observer
 from torch import nn
 
 from detectune.config.tree import Config
+from detectune.data.known_datasets import ROOT_VARIABLE
 from detectune.data.loader import build_loader
 from detectune.engine import evaluating
 from detectune.engine.inference import Predictor
@@ -136,6 +134,14 @@ def tested_batches(config: Config) -> Any:
     return _batches(config, training=False)
 
 
+@observer(MASK_RCNN | ON_DATA | {"MODEL.MASK_ON": False, "TEST.DATASETS": ["voc_2007_test"]})
+def found_data(config: Config) -> Any:
+    """Test images of a data set that has a name of Detectron's and lies nowhere but where the configuration says."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop(ROOT_VARIABLE, None)
+        return _batches(config, training=False)
+
+
 @observer(MASK_RCNN | ON_DATA)
 def loader_processes(config: Config) -> Any:
     """How many processes load images."""
@@ -166,7 +172,7 @@ def _batches(config: Config, *, training: bool) -> Any:
         objects = (
             None if targets is None else (targets.boxes, targets.labels, targets.edges, targets.keypoints)
         )
-        seen.append((names, moves, tuple(made.images.tensor.shape), pixels, objects))
+        seen.append((names, moves, tuple(made.images.tensor.shape), pixels, objects, made.images.proposals))
     return seen
 
 
@@ -267,31 +273,6 @@ def run_with_weights(config: Config) -> Any:
     """A run that may begin from the weights of another one (`start.safetensors`)."""
     write_tiny_weights()
     return tiny_run.look(config)
-
-
-@observer(TINY_RUN | {"SOLVER.MAX_ITER": 1})
-def downloads(config: Config) -> Any:
-    """Where the weights go that a run fetches from a server (of this process)."""
-    write_tiny_weights()
-    handler = functools.partial(_QuietHandler, directory=str(DATA))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}/start.safetensors"
-            with tempfile.TemporaryDirectory() as folder:
-                _train(config.with_overrides({"TRAIN.WEIGHTS": url}), Path(folder), [])
-            return sorted(path.parent.name for path in DATA.glob("cache_*/**/*.safetensors"))
-        finally:
-            server.shutdown()
-            thread.join()
-            for cache in DATA.glob("cache_*"):
-                shutil.rmtree(cache)
-
-
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        return
 
 
 def write_tiny_weights() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from observe import detections, evaluation
 from rows_heads import KEYPOINTS_ON
-from rows_inference import READY_MADE
+from sample import READY_MADE
 from table import Row
 
 BOXES = {"TEST.BBOX_AUG.ENABLED": True, "TEST.BBOX_AUG.H_FLIP": True}

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from observe import compute, detections, fresh_weights, losses, parameter_shapes, tested_batches
+from observe import (
+    compute,
+    detections,
+    fresh_weights,
+    losses,
+    parameter_shapes,
+    tested_batches,
+    training_batches,
+)
+from sample import READY_MADE
 from table import Row
 
 RESNET50 = {"MODEL.CONV_BODY": "FPN.add_fpn_ResNet50_conv5_body"}
@@ -90,7 +99,7 @@ ROWS = [
     Row("GROUP_NORM.DIM_PER_GP", 4, 8, losses, GROUPED | {"GROUP_NORM.NUM_GROUPS": -1}),
     Row("GROUP_NORM.NUM_GROUPS", 4, 8, losses, GROUPED),
     Row("GROUP_NORM.EPSILON", 1e-5, 1.0, losses, GROUPED),
-    Row("RPN.RPN_ON", False, True, parameter_shapes, {"MODEL.FASTER_RCNN": False}),
+    Row("RPN.RPN_ON", False, True, training_batches, READY_MADE),
     Row("RPN.SIZES", (16, 32, 64), (16, 32), parameter_shapes, ONE_LEVEL),
     Row("RPN.STRIDE", 16, 8, losses, ONE_LEVEL),
     Row("RPN.ASPECT_RATIOS", (0.5, 1, 2), (1.0,), parameter_shapes, ONE_LEVEL),

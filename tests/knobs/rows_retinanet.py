@@ -21,8 +21,8 @@ RETINANET = {
 
 ROWS = [
     Row("RETINANET.RETINANET_ON", False, True, parameter_shapes, {
-        "MODEL.TYPE": "", "MODEL.MASK_ON": False, "FPN.RPN_MIN_LEVEL": 3,
-    }, along={"MODEL.FASTER_RCNN": False}),
+        "MODEL.MASK_ON": False, "FPN.RPN_MIN_LEVEL": 3,
+    }, along={"MODEL.TYPE": "retinanet", "MODEL.FASTER_RCNN": False}),
     Row("RETINANET.ASPECT_RATIOS", (0.5, 1.0, 2.0), (1.0,), parameter_shapes, RETINANET),
     Row("RETINANET.SCALES_PER_OCTAVE", 2, 3, parameter_shapes, RETINANET),
     Row("RETINANET.ANCHOR_SCALE", 4, 2, losses, RETINANET),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from observe import (
     detections,
-    downloads,
     evaluation,
+    found_data,
     loader_processes,
     losses,
     place_of_run,
@@ -13,7 +13,7 @@ from observe import (
     training_batches,
     verdict,
 )  # fmt: skip
-from sample import DATA, SETS, data_set
+from sample import DATA, READY_MADE, SETS, data_set
 from table import Row
 
 UNDER_ROOT = {"under": {"images": "under_root/images", "annotations": "under_root/annotations.json"}}
@@ -23,9 +23,7 @@ NOT_EXPECTED_MEAN = [["val", "box", "AP", 0.05, 0.01]]
 
 ROWS = [
     Row("NUM_GPUS", 1, 2, tiny_run),
-    Row("DEDUP_BOXES", 0.0625, 0.0, evaluation, {
-        "MODEL.FASTER_RCNN": False, "TEST.PROPOSAL_FILES": [str(DATA / "proposals.pkl")], "DEDUP_BOXES": 0.0,
-    }),
+    Row("DEDUP_BOXES", 0.0625, 0.0, evaluation, READY_MADE),
     Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections),
     Row("PIXEL_MEANS", [[[102.9801, 115.9465, 122.7717]]], [[[0.0, 0.0, 0.0]]], losses),
     Row("RNG_SEED", 3, 4, training_batches),
@@ -39,7 +37,7 @@ ROWS = [
     Row("EXPECTED_RESULTS_RTOL", 0.1, 2.0, verdict, {"EXPECTED_RESULTS": NOT_EXPECTED}),
     Row("EXPECTED_RESULTS_ATOL", 0.005, 0.1, verdict, {"EXPECTED_RESULTS": NOT_EXPECTED}),
     Row("EXPECTED_RESULTS_SIGMA_TOL", 4, 10, verdict, {"EXPECTED_RESULTS": NOT_EXPECTED_MEAN}),
-    Row("DOWNLOAD_CACHE", str(DATA / "cache_a"), str(DATA / "cache_b"), downloads),
+    Row("DOWNLOAD_CACHE", str(DATA / "cache_a"), str(DATA / "cache_b"), found_data),
     Row("INPUT.PIXEL_STDS", (1.0, 1.0, 1.0), (57.375, 57.12, 58.395), losses),
     Row("INPUT.BRIGHTNESS", 0.0, 0.5, training_batches),
     Row("INPUT.CONTRAST", 0.0, 0.5, training_batches),

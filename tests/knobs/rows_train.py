@@ -11,14 +11,13 @@ from observe import (
     trained_weights,
     training_batches,
 )  # fmt: skip
-from sample import DATA, ON_DATA
+from sample import DATA, READY_MADE
 from table import Row
 
 START = {"TRAIN.WEIGHTS": str(DATA / "start.safetensors")}
 EVALUATED = {"TRAIN.EVAL_ITERS": 3}
-PROPOSALS = [str(DATA / "train_proposals.pkl")]
+PROPOSALS = READY_MADE["TRAIN.PROPOSAL_FILES"]
 OTHER_PROPOSALS = [str(DATA / "other_train_proposals.pkl")]
-READY_MADE = ON_DATA | {"MODEL.FASTER_RCNN": False, "TRAIN.PROPOSAL_FILES": PROPOSALS}
 
 ROWS = [
     Row("TRAIN.WEIGHTS", "", START["TRAIN.WEIGHTS"], run_with_weights),

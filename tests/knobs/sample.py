@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from detectune.config.tree import Config
@@ -40,6 +41,12 @@ def data_set(name: str, root: Path = DATA) -> dict[str, str]:
 
 
 SETS = {name: data_set(name) for name in ("train", "other", "val", "torn")}
+
+VOC = {
+    "images": str(DATA / "cache_a/VOC2007/JPEGImages"),
+    "annotations": str(DATA / "cache_a/VOC2007/ImageSets/Main/test.txt"),
+    "format": "voc",
+}
 
 MASK_RCNN: dict[str, Any] = {
     "MODEL.TYPE": "generalized_rcnn",
@@ -87,6 +94,14 @@ ON_DATA: dict[str, Any] = {
 }
 
 
+READY_MADE: dict[str, Any] = {
+    "MODEL.FASTER_RCNN": False,
+    "TRAIN.PROPOSAL_FILES": [str(DATA / "train_proposals.pkl")],
+    "TEST.PROPOSAL_FILES": [str(DATA / "proposals.pkl")],
+}
+"""Over ON_DATA: a model that finds its proposals in files."""
+
+
 @cache
 def make_data() -> None:
     """Write the data sets: train and other (8 images), val (2), torn (2, one of them cut off), and val's proposals."""
@@ -104,6 +119,8 @@ def make_data() -> None:
     victim.write_bytes(victim.read_bytes()[:200])
     for root, name in (("root_a", "train"), ("root_b", "other")):
         shutil.copytree(DATA / name, DATA / root / "under_root")
+    make_voc(DATA / "cache_a" / "VOC2007", seed=1)
+    make_voc(DATA / "cache_b" / "VOC2007", seed=2)
     make_crowd(DATA / "train" / "annotations.json")
     make_proposals(DATA / "val", seed=0, file=DATA / "proposals.pkl")
     make_proposals(DATA / "val", seed=1, file=DATA / "other_proposals.pkl")
@@ -116,6 +133,26 @@ def make_crowd(annotations: Path) -> None:
     document = json.loads(annotations.read_text())
     max(document["annotations"], key=lambda entry: entry["area"])["iscrowd"] = 1
     annotations.write_text(json.dumps(document))
+
+
+def make_voc(root: Path, *, seed: int) -> None:
+    """A kit of Pascal VOC with two images of noise and objects of five classes."""
+    rng = np.random.default_rng(seed)
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for name in ("000001", "000002"):
+        Image.fromarray(rng.integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(
+            root / f"JPEGImages/{name}.jpg"
+        )
+        objects = "".join(
+            f"<object><name>{what}</name><difficult>0</difficult><bndbox><xmin>{8 + 15 * i}</xmin><ymin>{5 * i + 1}"
+            f"</ymin><xmax>{30 + 15 * i}</xmax><ymax>{40 + 5 * i}</ymax></bndbox></object>"
+            for i, what in enumerate(("anvil", "bell", "clock", "drum", "easel"))
+        )
+        size = "<size><width>96</width><height>80</height><depth>3</depth></size>"
+        text = f"<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>"
+        (root / f"Annotations/{name}.xml").write_text(text)
+    (root / "ImageSets/Main/test.txt").write_text("000001\n000002\n")
 
 
 def make_proposals(folder: Path, *, seed: int, file: Path) -> None:

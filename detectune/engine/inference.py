@@ -415,7 +415,7 @@ def _evaluate_and_write(
         "seconds_per_image": seconds,
     }
     samples = _draw_samples(loader.records, found, images, loader.class_info, folder)
-    if config.VIS:
+    if config.VIS and not config.MODEL.RPN_ONLY:
         draw_every_image(
             loader.records, found, loader.class_info, folder / "drawn", score_thresh=config.VIS_TH
         )

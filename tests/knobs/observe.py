@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -13,10 +15,21 @@ from unittest import mock
 import pytest
 import tiny_engine
 import torch
-from sample import DATA, MASK_RCNN, ON_DATA, batch, config_of, make_data, photograph, with_named_weights
+from sample import (
+    DATA,
+    MASK_RCNN,
+    ON_DATA,
+    READY_MADE,
+    batch,
+    config_of,
+    make_data,
+    photograph,
+    with_named_weights,
+)
 from table import observer
 from torch import nn
 
+from detectune.cli.test import meets_expectations
 from detectune.config.tree import Config
 from detectune.data.known_datasets import ROOT_VARIABLE
 from detectune.data.loader import build_loader
@@ -30,11 +43,15 @@ from detectune.engine.solver import build_schedule, build_solver
 from detectune.engine.starting import build_model, settle_compute
 from detectune.engine.trainer import train
 from detectune.errors import UserError
+from detectune.evaluation.expected import read_expectations
 from detectune.models.build import build_detector
 from detectune.structures import ClassInfo, Detections
 from detectune.weights.native import load_weights, save_weights
 
 TIMES = ("images_per_second", "data_seconds", "memory_mb", "eta_seconds", "seconds_per_image")
+
+
+CLASSES = ClassInfo(tuple("abcde"), (1, 2, 3, 4, 5), ("top", "left", "right"), (0, 2, 1))
 
 
 def _detector(config: Config) -> nn.Module:
@@ -83,10 +100,20 @@ def losses(config: Config) -> Any:
         return model(batch(keypoints=keypoints), generator)
 
 
+@observer(MASK_RCNN | ON_DATA | READY_MADE)
+def losses_on_proposals(config: Config) -> Any:
+    """What a training step computes for the first batch of a data set that comes with proposals."""
+    make_data()
+    first = next(iter(build_loader(config, training=True)))
+    with torch.no_grad():
+        return _detector(config).train()(first, step_generator(config.RNG_SEED, 0, 0, torch.device("cpu")))
+
+
 @observer(MASK_RCNN)
 def detections(config: Config) -> Any:
     """What is found in one image, in its own pixels."""
-    found: Detections = Predictor(config, model=_detector(config).eval(), log=_quiet)(photograph())
+    predictor = Predictor(config, model=_detector(config).eval(), class_info=CLASSES, log=_quiet)
+    found: Detections = predictor(photograph())
     return {
         "boxes": found.boxes, "scores": found.scores, "labels": found.labels,
         "masks": found.rles, "keypoints": found.keypoints,
@@ -112,9 +139,7 @@ def compilation(config: Config) -> Any:
         mock.patch.object(nn.Module, "compile") as module,
         mock.patch("torch.compile", side_effect=lambda forward, **_: forward) as function,
     ):
-        build_model(
-            config, ClassInfo(tuple("abcde"), tuple(range(1, 6))), settle_compute(config, None), _quiet
-        )
+        build_model(config, CLASSES, settle_compute(config, None), _quiet)
         Predictor(config, model=build_detector(config), log=said.append)
     return module.call_count, function.call_count, said
 
@@ -262,6 +287,17 @@ def second_run(config: Config) -> Any:
 
 
 @observer(TINY_RUN | {"SOLVER.MAX_ITER": 1})
+def processes(config: Config) -> Any:
+    """What a single process says that is asked to train."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _train(config, Path(folder), [])
+        except UserError as error:
+            return str(error)
+    return "trained"
+
+
+@observer(TINY_RUN | {"SOLVER.MAX_ITER": 1})
 def place_of_run(config: Config) -> Any:
     """Where a run is written for which nobody names a folder."""
     make_data()
@@ -315,14 +351,11 @@ def evaluation(config: Config) -> Any:
 
 @observer(MASK_RCNN | ON_DATA)
 def verdict(config: Config) -> Any:
-    """Whether an evaluation passes what is expected of it."""
+    """Whether an evaluation reaches what is expected of it."""
     make_data()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            run_test(config, output_dir=folder, model=_detector(config).eval(), log=_quiet)
-        except UserError as error:
-            return type(error).__name__
-    return "passed"
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        run_test(config, output_dir=folder, model=_detector(config).eval(), log=_quiet)
+        return meets_expectations(config, read_expectations(config.EXPECTED_RESULTS), Path(folder))
 
 
 @observer(MASK_RCNN | {"TEST.WEIGHTS": str(DATA / "model.safetensors")})

@@ -13,7 +13,7 @@ from observe import (
     tested_batches,
     trained_weights,
     training_batches,
-)  # fmt: skip
+)
 from rows_heads import KEYPOINTS_ON
 from rows_model import FIFTH_STAGE, ONE_LEVEL
 from rows_retinanet import RETINANET

@@ -1,12 +1,13 @@
-"""FAST_RCNN, MRCNN, KRCNN and RFCN: the second stage."""
+"""FAST_RCNN, CASCADE, MRCNN, KRCNN and RFCN: the second stage."""
 
 from __future__ import annotations
 
-from observe import detections, fresh_weights, losses, parameter_shapes
+from observe import detections, evaluation, fresh_weights, losses, parameter_shapes
 from rows_model import FIFTH_STAGE, KEYPOINTS
 from table import Row
 
 CONVOLUTIONS = {"FAST_RCNN.ROI_BOX_HEAD": "fast_rcnn_heads.add_roi_Xconv1fc_head"}
+CASCADE = {"MODEL.CASCADE_ON": True, "MODEL.CLS_AGNOSTIC_BBOX_REG": True}
 KEYPOINTS_ON = KEYPOINTS | {"MODEL.KEYPOINTS_ON": True}
 SHARED_STAGE = {
     "FPN.FPN_ON": False,
@@ -65,7 +66,13 @@ ROWS = [
     Row("KRCNN.CONV_HEAD_KERNEL", 3, 5, parameter_shapes, KEYPOINTS_ON),
     Row("KRCNN.CONV_INIT", "GaussianFill", "MSRAFill", fresh_weights, KEYPOINTS_ON),
     Row("KRCNN.NMS_OKS", False, True, detections, KEYPOINTS_ON),
-    Row("KRCNN.KEYPOINT_CONFIDENCE", "bbox", "prob", detections, KEYPOINTS_ON),
+    Row("KRCNN.KEYPOINT_CONFIDENCE", "bbox", "prob", evaluation, KEYPOINTS_ON),
+    Row("KRCNN.OKS_SIGMAS", (), (0.5, 0.5, 0.5), evaluation, KEYPOINTS_ON | {"KRCNN.NMS_OKS": True}),
+    Row("CASCADE.IOUS", (0.5, 0.6, 0.7), (0.5, 0.8, 0.9), losses, CASCADE),
+    Row(
+        "CASCADE.BBOX_REG_WEIGHTS", ((10.0, 10.0, 5.0, 5.0),) * 3, ((20.0, 20.0, 10.0, 10.0),) * 3, losses, CASCADE,
+    ),
+    Row("FAST_RCNN.SMOOTH_L1_BETA", -1.0, 1.0, losses),
     Row("KRCNN.ROI_XFORM_METHOD", "RoIAlign", "RoIPoolF", losses, KEYPOINTS_ON),
     Row("KRCNN.ROI_XFORM_RESOLUTION", 7, 14, losses, KEYPOINTS_ON, along={"KRCNN.HEATMAP_SIZE": 28}),
     Row("KRCNN.ROI_XFORM_SAMPLING_RATIO", 1, 2, losses, KEYPOINTS_ON),

@@ -27,6 +27,7 @@ ROWS = [
     Row("RETINANET.SCALES_PER_OCTAVE", 2, 3, parameter_shapes, RETINANET),
     Row("RETINANET.ANCHOR_SCALE", 4, 2, losses, RETINANET),
     Row("RETINANET.NUM_CONVS", 1, 2, parameter_shapes, RETINANET),
+    Row("RETINANET.USE_GN", False, True, parameter_shapes, RETINANET),
     Row("RETINANET.BBOX_REG_WEIGHT", 1.0, 2.0, losses, RETINANET),
     Row("RETINANET.BBOX_REG_BETA", 0.11, 1.0, losses, RETINANET),
     Row("RETINANET.PRE_NMS_TOP_N", 1000, 2, detections, RETINANET),

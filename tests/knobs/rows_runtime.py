@@ -9,10 +9,10 @@ from observe import (
     loader_processes,
     losses,
     place_of_run,
-    tiny_run,
+    processes,
     training_batches,
     verdict,
-)  # fmt: skip
+)
 from sample import DATA, READY_MADE, SETS, data_set
 from table import Row
 
@@ -22,7 +22,7 @@ NOT_EXPECTED = [["val", "box", "AP", 0.01]]
 NOT_EXPECTED_MEAN = [["val", "box", "AP", 0.05, 0.01]]
 
 ROWS = [
-    Row("NUM_GPUS", 1, 2, tiny_run),
+    Row("NUM_GPUS", 1, 2, processes),
     Row("DEDUP_BOXES", 0.0625, 0.0, evaluation, READY_MADE),
     Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections),
     Row("PIXEL_MEANS", [[[102.9801, 115.9465, 122.7717]]], [[[0.0, 0.0, 0.0]]], losses),

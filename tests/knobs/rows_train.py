@@ -5,12 +5,13 @@ from __future__ import annotations
 from observe import (
     broken_images,
     losses,
+    losses_on_proposals,
     run_with_weights,
     second_run,
     tiny_run,
     trained_weights,
     training_batches,
-)  # fmt: skip
+)
 from sample import DATA, READY_MADE
 from table import Row
 
@@ -31,7 +32,7 @@ ROWS = [
     Row("TRAIN.BG_THRESH_HI", 0.5, 0.1, losses),
     Row("TRAIN.BG_THRESH_LO", 0.0, 0.1, losses),
     Row("TRAIN.USE_FLIPPED", True, False, training_batches),
-    Row("TRAIN.BBOX_THRESH", 0.5, 0.9, losses, READY_MADE),
+    Row("TRAIN.BBOX_THRESH", 0.5, 0.9, losses_on_proposals),
     Row("TRAIN.SNAPSHOT_ITERS", 4, 12, tiny_run, {"TRAIN.KEEP_LAST": 10}),
     Row("TRAIN.PROPOSAL_FILES", PROPOSALS, OTHER_PROPOSALS, training_batches, READY_MADE),
     Row("TRAIN.ASPECT_GROUPING", True, False, training_batches),

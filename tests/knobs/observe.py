@@ -34,6 +34,7 @@ from detectune.config.tree import Config
 from detectune.data.known_datasets import ROOT_VARIABLE
 from detectune.data.loader import build_loader
 from detectune.engine import evaluating
+from detectune.engine.distributed import ALONE
 from detectune.engine.inference import Predictor
 from detectune.engine.inference import test as run_test
 from detectune.engine.run_directory import RunDirectory
@@ -139,7 +140,7 @@ def compilation(config: Config) -> Any:
         mock.patch.object(nn.Module, "compile") as module,
         mock.patch("torch.compile", side_effect=lambda forward, **_: forward) as function,
     ):
-        build_model(config, CLASSES, settle_compute(config, None), _quiet)
+        build_model(config, CLASSES, settle_compute(config, None), _quiet, ALONE)
         Predictor(config, model=build_detector(config), log=said.append)
     return module.call_count, function.call_count, said
 
@@ -159,7 +160,11 @@ def tested_batches(config: Config) -> Any:
     return _batches(config, training=False)
 
 
-@observer(MASK_RCNN | ON_DATA | {"MODEL.MASK_ON": False, "TEST.DATASETS": ["voc_2007_test"]})
+@observer(
+    MASK_RCNN
+    | ON_DATA
+    | {"MODEL.MASK_ON": False, "TEST.DATASETS": ["voc_2007_test"], "DOWNLOAD_CACHE": str(DATA / "cache_a")}
+)
 def found_data(config: Config) -> Any:
     """Test images of a data set that has a name of Detectron's and lies nowhere but where the configuration says."""
     with mock.patch.dict(os.environ):

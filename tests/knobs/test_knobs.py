@@ -94,7 +94,9 @@ def test_a_key_is_not_dead_elsewhere(row: Row) -> None:
     check(row)
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=f"{row.key} {row.a}, {row.b}") for row in SAME])
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=f"{row.key} {row.a}, {row.b} in {row.observe.name}") for row in SAME]
+)
 def test_values_that_mean_the_same_are_the_same(row: Row) -> None:
     check_same(row)
 

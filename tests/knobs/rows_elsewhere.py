@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from observe import (
     detections,
+    evaluation,
     losses,
+    losses_on_proposals,
     parameter_shapes,
     second_run,
     tested_batches,
     trained_weights,
     training_batches,
 )
-from rows_heads import KEYPOINTS_ON
+from rows_heads import CASCADE, KEYPOINTS_ON
+from rows_inference import OTHER_PROPOSALS as OTHERS
 from rows_model import FIFTH_STAGE, ONE_LEVEL
 from rows_retinanet import RETINANET
+from rows_train import OTHER_PROPOSALS, PROPOSALS
+from sample import READY_MADE
 from table import Row
 
 RFCN = FIFTH_STAGE | {"MODEL.TYPE": "rfcn", "RPN.SIZES": (16, 32, 64)}
@@ -74,7 +79,6 @@ PLACES: dict[str, list[Row]] = {
         Row("MODEL.CLS_AGNOSTIC_BBOX_REG", False, True, parameter_shapes, RFCN),
         Row("MODEL.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0), (1.0, 1.0, 1.0, 1.0), losses, RFCN),
         Row("TRAIN.BATCH_SIZE_PER_IM", 32, 16, losses, RFCN),
-        Row("RESNETS.RES5_DILATION", 2, 1, losses, RFCN),
     ],
     "a body without pyramid": [
         Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections, ONE_LEVEL),
@@ -85,6 +89,19 @@ PLACES: dict[str, list[Row]] = {
         Row("TEST.RPN_POST_NMS_TOP_N", 40, 5, detections, ONE_LEVEL),
         Row("TRAIN.FREEZE_AT", 2, 3, trained_weights, ONE_LEVEL),
         Row("RESNETS.STRIDE_1X1", True, False, losses, ONE_LEVEL),
+    ],
+    "given proposals": [
+        Row("TRAIN.PROPOSAL_FILES", PROPOSALS, OTHER_PROPOSALS, losses_on_proposals),
+        Row("TRAIN.FG_THRESH", 0.5, 0.8, losses_on_proposals),
+        Row("TRAIN.CROWD_FILTER_THRESH", 0.7, 0.05, losses_on_proposals),
+        Row("BBOX_XFORM_CLIP", 4.0, 0.01, evaluation, READY_MADE),
+        Row("TEST.PROPOSAL_LIMIT", 2000, 3, evaluation, READY_MADE),
+        Row("TEST.PROPOSAL_FILES", READY_MADE["TEST.PROPOSAL_FILES"], OTHERS, evaluation, READY_MADE),
+    ],
+    "a cascade": [
+        Row("BBOX_XFORM_CLIP", 4.0, 0.01, detections, CASCADE),
+        Row("FAST_RCNN.SMOOTH_L1_BETA", -1.0, 1.0, losses, CASCADE),
+        Row("TEST.BBOX_REG", True, False, detections, CASCADE),
     ],
     "proposals alone": [
         Row("TRAIN.RPN_POSITIVE_OVERLAP", 0.7, 0.4, losses, RPN_ONLY),

@@ -93,11 +93,16 @@ def _class_lines(evaluation: Evaluation) -> list[str]:
     dropped = len(shown) - MOST_CLASSES
     if dropped > 0:
         shown = shown[: MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2 :]
-    width = min(26, max(9, *(len(name) + 1 for name in shown)))
-    lines = ["", "class".ljust(width) + "".join(f"{TASKS[t] + ' AP':>12}" for t in tasks) + f"{'objects':>9}"]
+    measures = ("AP", "AR") if any(f"{t}/AR" in row for t in tasks for row in classes.values()) else ("AP",)
+    columns = [(t, measure) for t in tasks for measure in measures]
+    column = 12 if len(measures) == 1 else 9
+    longest = max(9, min(26, WIDTH - 9 - column * len(columns)))
+    width = min(longest, max(9, *(len(name) + 1 for name in shown)))
+    heads = "".join(f"{f'{TASKS[t]} {measure}':>{column}}" for t, measure in columns)
+    lines = ["", "class".ljust(width) + heads + f"{'objects':>9}"]
     for name in shown:
         row = classes[name]
-        values = "".join(f"{_show(score(row.get(f'{t}/AP'))):>12}" for t in tasks)
+        values = "".join(f"{_show(score(row.get(f'{t}/{measure}'))):>{column}}" for t, measure in columns)
         label = name if len(name) < width else name[: width - 2] + "~"
         lines.append(f"{label:<{width}}{values}{row.get('num_objects', '-'):>9}")
     if dropped > 0:

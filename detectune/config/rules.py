@@ -123,8 +123,9 @@ def _keypoints(config: Config) -> Iterator[str]:
     expected *= (2 if head.USE_DECONV else 1) * (2 if head.USE_DECONV_OUTPUT else 1)
     if head.HEATMAP_SIZE not in (-1, expected):
         yield (
-            f"KRCNN.HEATMAP_SIZE is {head.HEATMAP_SIZE} but ROI_XFORM_RESOLUTION {head.ROI_XFORM_RESOLUTION} with the "
-            f"head's up-sampling makes maps of {expected}; set KRCNN.HEATMAP_SIZE to {expected}."
+            f"KRCNN.HEATMAP_SIZE is {head.HEATMAP_SIZE} but ROI_XFORM_RESOLUTION {head.ROI_XFORM_RESOLUTION} with "
+            f"UP_SCALE {head.UP_SCALE}, USE_DECONV {head.USE_DECONV} and USE_DECONV_OUTPUT {head.USE_DECONV_OUTPUT} "
+            f"makes maps of {expected}; set KRCNN.HEATMAP_SIZE to {expected}."
         )
     if head.CONV_HEAD_KERNEL % 2 == 0:
         yield (

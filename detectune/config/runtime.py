@@ -91,10 +91,11 @@ class Runtime(Section):
     )
     EPS: float = knob(
         1e-14,
-        "Tiny number that keeps divisions by empty counts defined. No need to change it.",
+        "Tiny number that once kept divisions by empty counts defined.",
         kind="runtime",
-        stage="training",
+        stage="nothing",
         gt=0,
+        obsolete="Nothing to set: every division guards its own denominator; the update rules' is SOLVER.EPS.",
     )
     ROOT_DIR: str = knob(
         os.getcwd,

@@ -266,9 +266,14 @@ def build_loader(
 
 
 def _proposal_files(config: Config, names: Sequence[str], *, training: bool) -> list[Path]:
-    """One file for each data set, if the model does not propose by itself and files are named."""
+    """One file for each data set, if the model does not propose by itself and files are named.
+
+    RPN.RPN_ON and TEST.PRECOMPUTED_PROPOSALS follow from the others when a configuration is loaded; one made by hand
+    may have them as they are by default.
+    """
     model = config.MODEL
-    if model.FASTER_RCNN or model.RPN_ONLY or config.RETINANET.RETINANET_ON:
+    proposes = model.FASTER_RCNN or model.RPN_ONLY or config.RPN.RPN_ON or config.RETINANET.RETINANET_ON
+    if proposes or not (training or config.TEST.PRECOMPUTED_PROPOSALS):
         return []
     key = "TRAIN" if training else "TEST"
     table = dict(zip(config.TRAIN.DATASETS, config.TRAIN.PROPOSAL_FILES, strict=False))

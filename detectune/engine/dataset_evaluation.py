@@ -42,12 +42,14 @@ def evaluate_dataset(
     folder: Path,
     coco_rules: bool,
     plain_names: bool,
+    class_recall: bool = False,
     log: Callable[[str], None] = print,
 ) -> CocoResult:
     """Metrics, and the files of results under `folder` that the format's own tools or servers read.
 
     `coco_rules` is TEST.FORCE_JSON_DATASET_EVAL, `plain_names` TEST.COMPETITION_MODE: without it the files' names get
-    a random part, so that tests beside each other keep theirs.
+    a random part, so that tests beside each other keep theirs. `class_recall` is TEST.CLASS_SPECIFIC_AR, for COCO's
+    rules.
     """
     salt = "" if plain_names else f"_{uuid.uuid4().hex[:8]}"
     if place.format == "voc" and not coco_rules:
@@ -58,7 +60,9 @@ def evaluate_dataset(
         document = read_lvis(place.annotations, place.images)
         boxes_and_masks = [task for task in tasks if task in ("bbox", "segm")]
         return evaluate_lvis(document, rows, class_info=class_info, iou_types=boxes_and_masks)
-    result = evaluate_coco(records, rows, class_info=class_info, iou_types=tasks, sigmas=sigmas)
+    result = evaluate_coco(
+        records, rows, class_info=class_info, iou_types=tasks, sigmas=sigmas, class_recall=class_recall
+    )
     if place.format == "cityscapes" and "segm" in tasks and not coco_rules:
         result.metrics.update(
             _cityscapes_metrics(place, records, rows, class_info, folder / "cityscapes", log)

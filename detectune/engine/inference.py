@@ -5,6 +5,7 @@ the same model in the same way. Files that `test` writes under evaluation/<data 
 
     detections.json  COCO's result rows        metrics.json  AP overall and per class     curves.json  precision, recall
     images.json      found and missed by image  samples.json  which images are drawn in samples/
+    drawn/           every image with its detections, where VIS asks for them
 
 Without TEST.COMPETITION_MODE the rows are in detections_<random>.json, which no other test overwrites.
 """
@@ -32,6 +33,7 @@ from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
 from detectune.engine.dataset_evaluation import evaluate_dataset
 from detectune.engine.distributed import ALONE, Team, joined, launched
+from detectune.engine.drawing import draw_every_image
 from detectune.engine.precision import choose_compute
 from detectune.engine.proposals import evaluate_found_proposals
 from detectune.engine.run_directory import atomic_file, output_errors, write_text
@@ -413,6 +415,10 @@ def _evaluate_and_write(
         "seconds_per_image": seconds,
     }
     samples = _draw_samples(loader.records, found, images, loader.class_info, folder)
+    if config.VIS and not config.MODEL.RPN_ONLY:
+        draw_every_image(
+            loader.records, found, loader.class_info, folder / "drawn", score_thresh=config.VIS_TH
+        )
     detections_file = "detections" if config.TEST.COMPETITION_MODE else f"detections_{secrets.token_hex(4)}"
     contents = {detections_file: rows, "curves": result.curves, "images": images, "samples": samples}
     for file, content in (
@@ -441,6 +447,7 @@ def _evaluate(
         sigmas=config.KRCNN.OKS_SIGMAS,
         coco_rules=config.TEST.FORCE_JSON_DATASET_EVAL,
         plain_names=config.TEST.COMPETITION_MODE,
+        class_recall=config.TEST.CLASS_SPECIFIC_AR,
         log=log,
     )
 

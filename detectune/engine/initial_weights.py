@@ -7,11 +7,13 @@ so. Any other difference in shape means that the file is of another model, and i
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
+from detectune.engine.run_directory import atomic_file, output_errors
 from detectune.errors import WeightsError
 from detectune.weights.files import read_weights
 from detectune.weights.native import FitReport, fit_weights
@@ -45,6 +47,16 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
             f"the model's with {', '.join(sorted(model.state_dict())[:3])}."
         )
     return describe_fit(path, report)
+
+
+def copy_initial_weights(path: Path, folder: Path) -> Path:
+    """Copy the file at `path` into `folder`, which keeps a run repeatable (TRAIN.COPY_WEIGHTS); returns the copy."""
+    copy = folder / path.name
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(copy) as target, path.open("rb") as source:
+        shutil.copyfileobj(source, target)
+    return copy
 
 
 def is_other_classes(name: str, in_file: tuple[int, ...], in_model: tuple[int, ...]) -> bool:

@@ -22,7 +22,7 @@ from detectune.engine.environment import describe_environment
 from detectune.engine.evaluating import EvaluationHook, check_best_metric, check_test_data
 from detectune.engine.finite import FiniteGuard
 from detectune.engine.hooks import Hook, HookLike
-from detectune.engine.initial_weights import load_initial_weights
+from detectune.engine.initial_weights import copy_initial_weights, load_initial_weights
 from detectune.engine.precision import Compute, choose_compute, set_torch_globals
 from detectune.engine.publishing import FinalHook
 from detectune.engine.recording import MetricsHook, ProgressHook, Recorder
@@ -102,6 +102,8 @@ def assemble_run(
     check_test_data(run)
     if team.first:
         describe_run(run)
+        if config.TRAIN.COPY_WEIGHTS and config.TRAIN.WEIGHTS:
+            copy_initial_weights(Path(config.TRAIN.WEIGHTS), directory.path / "initial_weights")
     return run
 
 

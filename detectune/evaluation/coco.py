@@ -44,11 +44,13 @@ def evaluate_coco(
     class_info: ClassInfo,
     iou_types: Sequence[str] = ("bbox", "segm"),
     sigmas: Sequence[float] = (),
+    class_recall: bool = False,
 ) -> CocoResult:
     """Compare result rows (image_id, category_id, bbox [x, y, w, h], score, segmentation, keypoints) with the records.
 
     Keypoints are ranked by `keypoint_score` where a row has one. `sigmas` is how much each keypoint may be off, as in
-    `ops.keypoints.keypoint_sigmas`.
+    `ops.keypoints.keypoint_sigmas`. With `class_recall`, `per_class` also has the average recall of each class
+    (<task>/AR, all detections that count).
     """
     truth = coco_truth(records, class_info)
     metrics: dict[str, float | None] = {}
@@ -66,6 +68,8 @@ def evaluate_coco(
             for name in class_info.names:
                 zero = 0.0 if per_class[name]["num_objects"] else None
                 per_class[name] |= {f"{task}/AP": zero, f"{task}/AP50": zero}
+                if class_recall:
+                    per_class[name][f"{task}/AR"] = zero
             continue
         with quiet():
             evaluation = COCOeval(ground, found, task)
@@ -82,7 +86,10 @@ def evaluate_coco(
         order = [list(evaluation.params.catIds).index(number) for number in class_info.category_ids]
         arrays: Any = evaluation.eval
         precision = np.asarray(arrays["precision"])[:, :, order]  # [T, R, K, areas, limits]
+        recall = np.asarray(arrays["recall"])[:, order]  # [T, K, areas, limits]
         for k, name in enumerate(class_info.names):
+            if class_recall:
+                per_class[name][f"{task}/AR"] = mean_known(recall[:, k, 0, -1])
             per_class[name][f"{task}/AP"] = mean_known(precision[:, :, k, 0, -1])
             per_class[name][f"{task}/AP50"] = mean_known(precision[0, :, k, 0, -1])
         curves[task] = precision_curves(precision[:, :, :, 0, -1], class_info)

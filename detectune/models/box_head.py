@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detectune.models.layers import Conv, NormFactory, gaussian, linear, msra, xavier
 from detectune.models.targets import Regions
-from detectune.ops.boxes import decode_boxes, encode_boxes
+from detectune.ops.boxes import DELTA_CLIP, decode_boxes, encode_boxes
 from detectune.ops.losses import box_regression_loss, softmax_cross_entropy
 from detectune.structures import Targets
 
@@ -35,6 +35,7 @@ class BoxLearner(nn.Module):
         box_weights: see `ops.boxes.encode_boxes`.
         beta: of the smooth L1 loss.
         offset: 1 if boxes are inclusive.
+        delta_clip: limit of predicted log sides; see `ops.boxes.decode_boxes`.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class BoxLearner(nn.Module):
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
         beta: float = 0.0,
         offset: float = 0.0,
+        delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__()
         self.num_classes, self.agnostic = num_classes, agnostic
-        self.box_weights, self.beta, self.offset = box_weights, beta, offset
+        self.box_weights, self.beta, self.offset, self.delta_clip = box_weights, beta, offset, delta_clip
 
     def losses(self, out: BoxOutput, regions: Regions, targets: Targets) -> dict[str, Tensor]:
         """loss_cls and loss_bbox, both over the number of regions (told as count_*), and counters."""
@@ -60,11 +62,12 @@ class BoxLearner(nn.Module):
             boxes, objects = regions.measured(regions.boxes), regions.measured(objects)
             wanted = encode_boxes(boxes, objects, weights=self.box_weights, offset=self.offset)
             right = (out.logits.argmax(1) == regions.labels) & regions.valid
+            learnt = regions.is_fg if regions.has_box is None else regions.is_fg & regions.has_box
         num_images = targets.labels.shape[0]
         return {
             "loss_cls": loss_cls,
             "loss_bbox": box_regression_loss(
-                self.deltas_of(out.deltas, regions.labels), wanted, regions.is_fg,
+                self.deltas_of(out.deltas, regions.labels), wanted, learnt,
                 beta=self.beta, normalizer=count,
             ),
             "count_cls": num_valid,
@@ -85,7 +88,7 @@ class BoxLearner(nn.Module):
     def refine(self, deltas: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """Boxes [R, 4] moved as the head wants for one label each."""
         chosen = self.deltas_of(deltas, labels).float()
-        return decode_boxes(chosen, boxes, weights=self.box_weights, offset=self.offset)
+        return decode_boxes(chosen, boxes, weights=self.box_weights, offset=self.offset, clip=self.delta_clip)
 
 
 class BoxHead(BoxLearner):
@@ -95,7 +98,7 @@ class BoxHead(BoxLearner):
     Xconv1fc head (Wu and He 2018; Detectron).
 
     Args:
-        num_classes, agnostic, box_weights, beta, offset: see `BoxLearner`.
+        num_classes, agnostic, box_weights, beta, offset, delta_clip: see `BoxLearner`.
     """
 
     def __init__(
@@ -112,10 +115,12 @@ class BoxHead(BoxLearner):
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
         beta: float = 0.0,
         offset: float = 0.0,
+        delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__(
-            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset
-        )
+            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset,
+            delta_clip=delta_clip,
+        )  # fmt: skip
         self.num_convs, self.num_fcs = num_convs, len(fc_dims)
         channels = in_channels
         for i in range(num_convs):
@@ -144,7 +149,7 @@ class StageBoxHead(BoxLearner):
     Args:
         stage: region features [R, C, M, M] to [R, C', M', M'].
         channels: C'.
-        num_classes, agnostic, box_weights, beta, offset: see `BoxLearner`.
+        num_classes, agnostic, box_weights, beta, offset, delta_clip: see `BoxLearner`.
     """
 
     def __init__(
@@ -157,10 +162,12 @@ class StageBoxHead(BoxLearner):
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
         beta: float = 0.0,
         offset: float = 0.0,
+        delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__(
-            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset
-        )
+            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset,
+            delta_clip=delta_clip,
+        )  # fmt: skip
         self.res5 = stage
         self.cls_score = linear(channels, num_classes, gaussian(0.01))
         self.bbox_pred = linear(channels, 4 if agnostic else 4 * num_classes, gaussian(0.001))

@@ -70,3 +70,8 @@ def build_body_norm(config: Config) -> tuple[str, NormFactory]:
         functions = (resnet.STEM_FUNC, resnet.TRANS_FUNC, resnet.SHORTCUT_FUNC)
         kind = "group" if any("_gn" in function for function in functions) else "frozen"
     return kind, {"frozen": frozen_affine, "batch": batch_norm, "group": build_group_norm(config)}[kind]
+
+
+def crowd_overlap(config: Config) -> float:
+    """TRAIN.CROWD_FILTER_THRESH, whose 0 does not filter; no box is covered by more than all of itself."""
+    return config.TRAIN.CROWD_FILTER_THRESH or 1.0

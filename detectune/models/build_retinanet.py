@@ -7,6 +7,7 @@ from torch import Tensor
 
 from detectune.config.tree import Config
 from detectune.models.anchor_grid import AnchorGrid
+from detectune.models.build_parts import crowd_overlap
 from detectune.models.fpn import Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.layers import group_norm
@@ -80,7 +81,7 @@ def _focal_rule(config: Config, geometry: Geometry) -> FocalRule:
         box_weight=keys.BBOX_REG_WEIGHT,
         softmax=keys.SOFTMAX,
         promoted_as_background=geometry.retinanet_promoted_as_background,
-        crowd_overlap=config.TRAIN.CROWD_FILTER_THRESH if geometry.crowd_anchors_ignored else 1.0,
+        crowd_overlap=crowd_overlap(config) if geometry.crowd_anchors_ignored else 1.0,
         normalizer=geometry.retinanet_normalizer,
         offset=geometry.offset,
     )
@@ -98,6 +99,7 @@ def _detection_rule(config: Config, geometry: Geometry) -> OneStageRule:
         original_frame=geometry.heads_in_original_frame,
         refine=test.BBOX_REG,
         offset=geometry.offset,
+        delta_clip=config.BBOX_XFORM_CLIP,
         soft_nms=test.SOFT_NMS.METHOD if test.SOFT_NMS.ENABLED else None,
         soft_nms_sigma=test.SOFT_NMS.SIGMA,
     )

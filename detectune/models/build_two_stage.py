@@ -15,7 +15,7 @@ from detectune.models.build_heads import (
     build_pose_rule,
     shares_stage,
 )
-from detectune.models.build_parts import count_classes, count_keypoints, rgb, unsupported
+from detectune.models.build_parts import count_classes, count_keypoints, crowd_overlap, rgb, unsupported
 from detectune.models.cascade import CascadeHead
 from detectune.models.detections import DetectionRule, SoftSuppression, Voting
 from detectune.models.geometry import Geometry
@@ -173,7 +173,7 @@ def _rpn(config: Config, geometry: Geometry, body: Body, levels: Levels | None) 
         high=train.RPN_POSITIVE_OVERLAP,
         low=train.RPN_NEGATIVE_OVERLAP,
         straddle=float(train.RPN_STRADDLE_THRESH),
-        crowd_overlap=train.CROWD_FILTER_THRESH if geometry.crowd_anchors_ignored else 1.0,
+        crowd_overlap=crowd_overlap(config) if geometry.crowd_anchors_ignored else 1.0,
         promoted_as_background=geometry.promoted_as_background,
         cls_normalizer=geometry.rpn_cls_normalizer if several else geometry.rpn_cls_normalizer_one_level,
         box_normalizer=geometry.rpn_box_normalizer,
@@ -190,6 +190,7 @@ def _rpn(config: Config, geometry: Geometry, body: Body, levels: Levels | None) 
         sampling=sampling,
         offset=geometry.offset,
         grid_stride=geometry.anchor_stride,
+        delta_clip=config.BBOX_XFORM_CLIP,
     )
 
 
@@ -204,6 +205,7 @@ def _box_parts(
         "box_weights": tuple(config.MODEL.BBOX_REG_WEIGHTS),
         "beta": geometry.box_beta if beta < 0 else beta,
         "offset": geometry.offset,
+        "delta_clip": config.BBOX_XFORM_CLIP,
     }
     if config.MODEL.TYPE == "rfcn":
         score_maps = ScoreMapPooler(
@@ -268,7 +270,8 @@ def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
         fg_thresh=train.FG_THRESH,
         bg_thresh_hi=train.BG_THRESH_HI,
         bg_thresh_lo=train.BG_THRESH_LO,
-        crowd_overlap=train.CROWD_FILTER_THRESH,
+        crowd_overlap=crowd_overlap(config),
+        box_thresh=0.0 if config.MODEL.FASTER_RCNN else train.BBOX_THRESH,
         offset=geometry.offset,
         original_frame=geometry.heads_in_original_frame,
     )

@@ -114,7 +114,7 @@ def matched_again(regions: Regions, boxes: Tensor, targets: Targets, iou: float,
 
     Nothing is drawn anew, so the number of regions stays; those whose box has become empty do not count.
     """
-    moved = replace(regions, boxes=boxes)
+    moved = replace(regions, boxes=boxes, has_box=None)
     image = regions.image_index
     there = (targets.valid & ~targets.is_crowd)[image]  # [R, G]
     objects = moved.measured(targets.boxes[image].to(boxes.dtype))  # [R, G, 4]

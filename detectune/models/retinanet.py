@@ -145,7 +145,9 @@ class RetinaNet(nn.Module):
             boxes = anchors[rows]
             if rule.refine:
                 own = deltas[rows, labels - 1 if self.head.num_boxes > 1 else 0].float()
-                boxes = decode_boxes(own, boxes, weights=UNIT_WEIGHTS, offset=rule.offset)
+                boxes = decode_boxes(
+                    own, boxes, weights=UNIT_WEIGHTS, offset=rule.offset, clip=rule.delta_clip
+                )
             return boxes if scale is None else boxes / scale
 
         found, score, label = select_one_stage(scores, per_level, size, rule, place)

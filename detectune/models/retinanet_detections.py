@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detectune.ops.boxes import clip_boxes
+from detectune.ops.boxes import DELTA_CLIP, clip_boxes
 from detectune.ops.nms import SoftMethod, batched_class_nms, soft_nms
 
 
@@ -29,6 +29,7 @@ class OneStageRule:
     original_frame: bool = False  # clip and suppress in the original image's pixels (Detectron)
     refine: bool = True  # False: keep the anchors
     offset: float = 0.0
+    delta_clip: float = DELTA_CLIP  # limit of predicted log sides; see `ops.boxes.decode_boxes`
     soft_nms: SoftMethod | None = None  # lower scores instead of dropping boxes
     soft_nms_sigma: float = 0.5
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detectune.models.layers import Conv, gaussian
 from detectune.models.targets import covered_by_crowd, rows_of
 from detectune.ops.anchors import grid_anchors
-from detectune.ops.boxes import centre_inside, clip_boxes, decode_boxes, encode_boxes
+from detectune.ops.boxes import DELTA_CLIP, centre_inside, clip_boxes, decode_boxes, encode_boxes
 from detectune.ops.losses import smooth_l1
 from detectune.ops.matching import BACKGROUND, FOREGROUND, match_anchors, sample_rows
 from detectune.ops.nms import nms_batched
@@ -91,6 +91,7 @@ class Rpn(nn.Module):
         strides: level -> pixels per cell.
         offset: 1 if boxes are inclusive.
         grid_stride: `nominal` uses `strides`, `measured` divides the padded size by the size of the map, rounding down.
+        delta_clip: limit of predicted log sides; see `ops.boxes.decode_boxes`.
     """
 
     def __init__(
@@ -105,12 +106,13 @@ class Rpn(nn.Module):
         sampling: RpnSampling,
         offset: float = 0.0,
         grid_stride: Literal["nominal", "measured"] = "nominal",
+        delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__()
         self.levels = tuple(sorted(cells))
         self.strides = {level: strides[level] for level in self.levels}
         self.train_rule, self.test_rule, self.sampling = train_rule, test_rule, sampling
-        self.offset, self.grid_stride = offset, grid_stride
+        self.offset, self.grid_stride, self.delta_clip = offset, grid_stride, delta_clip
         per_cell = len(cells[self.levels[0]])
         self.conv = Conv(in_channels, dim, 3, relu=True, init=gaussian(0.01))
         self.objectness = Conv(dim, per_cell, 1, init=gaussian(0.01))
@@ -214,6 +216,7 @@ class Rpn(nn.Module):
             scored.anchors[index],
             weights=_UNIT_WEIGHTS,
             offset=self.offset,
+            clip=self.delta_clip,
         )
         num_levels = len(scored.per_level)
         return boxes.unflatten(1, (num_levels, k)), torch.stack(scores, 1)

@@ -28,6 +28,7 @@ class RegionSampling:
     bg_thresh_hi: float = 0.5
     bg_thresh_lo: float = 0.0
     crowd_overlap: float = 1.0  # proposals covered by a crowd beyond this are not used; 1: all may be
+    box_thresh: float = 0.0  # foreground below this overlap is named but its box is not learnt
     offset: float = 0.0
     original_frame: bool = (
         False  # overlaps and what is to be learnt are measured in the original image (Detectron)
@@ -48,6 +49,7 @@ class Candidates:
     bg: Tensor  # bool [B, N]
     gt_index: Tensor  # int64 [B, N]: the object that a region overlaps most
     unit: Tensor | None  # float32 [B, 4]; see `Regions`
+    has_box: Tensor | None = None  # bool [B, N]; see `Regions`
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Regions:
     unit: Tensor | None = (
         None  # float32 [R, 4]: network pixels per pixel of the frame in which targets are measured
     )
+    has_box: Tensor | None = None  # bool [R]: foreground whose box is learnt; None: all of it
 
     def __getitem__(self, rows: Tensor) -> Regions:
         """The regions that an index or a mask selects."""
@@ -70,6 +73,7 @@ class Regions:
             self.boxes[rows], self.image_index[rows], self.labels[rows],
             self.gt_index[rows], self.is_fg[rows], self.valid[rows],
             None if self.unit is None else self.unit[rows],
+            None if self.has_box is None else self.has_box[rows],
         )  # fmt: skip
 
     def measured(self, coordinates: Tensor) -> Tensor:
@@ -194,7 +198,8 @@ def region_candidates(
         covered = covered_by_crowd(candidates, seen, sampling.crowd_overlap, offset=sampling.offset)
         free = ~torch.cat((covered, torch.zeros_like(gt_valid)), dim=1)
         fg, bg = fg & free, bg & free
-    return Candidates(boxes, fg, bg, matches.index, units if sampling.original_frame else None)
+    has_box = fg & (matches.iou >= sampling.box_thresh) if sampling.box_thresh > sampling.fg_thresh else None
+    return Candidates(boxes, fg, bg, matches.index, units if sampling.original_frame else None, has_box)
 
 
 @torch.no_grad()
@@ -258,5 +263,6 @@ def _picked_regions(
     regions = Regions(
         rows_of(boxes, picked.index).flatten(0, 1), image_index, labels.flatten(), gt_index.flatten(),
         picked.is_fg.flatten(), picked.valid.flatten(), None if unit is None else unit[image_index],
+        None if candidates.has_box is None else candidates.has_box.gather(1, picked.index).flatten(),
     )  # fmt: skip
     return regions[regions.valid] if drop_padding else regions

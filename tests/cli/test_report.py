@@ -64,6 +64,20 @@ def test_many_classes_are_cut_to_best_and_worst() -> None:
     assert "0.790" in table and "0.000" in table and "0.450" not in table
 
 
+def test_recall_of_classes_stands_beside_their_ap_where_it_was_measured() -> None:
+    long_name = "a class with a very long name indeed"
+    classes = {
+        long_name: {"bbox/AP": 0.2, "bbox/AR": 0.3, "segm/AP": 0.4, "segm/AR": 0.5, "num_objects": 7},
+        "b": {"bbox/AP": 0.1, "bbox/AR": None, "segm/AP": None, "segm/AR": None, "num_objects": 0},
+    }
+    metrics = {"bbox/AP": 0.4, "segm/AP": 0.3}
+    lines = evaluation_table(Evaluation("few", 5, 5, metrics, classes, None, {}, [], [])).splitlines()
+    assert lines[-3].split() == ["class", "box", "AP", "box", "AR", "mask", "AP", "mask", "AR", "objects"]
+    assert lines[-2].split()[-5:] == ["0.200", "0.300", "0.400", "0.500", "7"]
+    assert lines[-1].split() == ["b", "0.100", "-", "-", "-", "0"]
+    assert max(map(len, lines)) <= 60
+
+
 def test_the_end_of_a_run_names_what_exists_and_what_to_try(run_dir: Path) -> None:
     assert describe_files(run_dir).splitlines() == [f"Detections {run_dir / 'evaluation'}"]
     steps = next_steps(run_dir, config_name="cells.yaml")

@@ -222,6 +222,7 @@ def test_the_87_original_files_are_legal_consistent_and_keep_their_values(
 def test_obsolete_keys_are_accepted_and_say_what_replaced_them() -> None:
     obsolete = {key for key, described in KNOBS.items() if described.obsolete}
     assert obsolete == {
+        "EPS",
         "MATLAB",
         "MEMONGER",
         "MEMONGER_SHARE_ACTIVATIONS",

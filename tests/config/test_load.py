@@ -407,7 +407,14 @@ DRAWN = [
     described
     for described in KNOBS.values()
     if described.key
-    not in ("PIXEL_MEANS", "EXPECTED_RESULTS", "DATASETS", "MODEL.DEVICE", "TRAIN.BEST_METRIC")
+    not in (
+        "PIXEL_MEANS",
+        "EXPECTED_RESULTS",
+        "DATASETS",
+        "MODEL.DEVICE",
+        "TRAIN.BEST_METRIC",
+        "CASCADE.BBOX_REG_WEIGHTS",
+    )
 ]
 
 

@@ -80,3 +80,25 @@ def test_training_starts_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, value in source.state_dict().items():
         torch.testing.assert_close(state[name], value)
     assert any("TRAIN.WEIGHTS" in line and "tensors taken" in line for line in said)
+
+
+def test_their_file_is_copied_beside_the_run_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    original = tmp_path / "model_final.safetensors"  # the name of the run's own weights
+    save_weights(original, TinyDetector().state_dict(), {})
+    content = original.read_bytes()
+    for copies in (False, True):
+        config = tiny_config(
+            TRAIN__WEIGHTS=str(original), SOLVER__MAX_ITER=1, TRAIN__COPY_WEIGHTS=copies, SOLVER__BASE_LR=0.5
+        )
+        run = train(config, output_dir=tmp_path / f"run_{copies}", log=lambda _: None).run_dir
+        copy = run / "initial_weights" / "model_final.safetensors"
+        assert copy.exists() is copies
+        assert (run / "model_final.safetensors").read_bytes() != content
+    assert copy.read_bytes() == content
+    without = tiny_config(SOLVER__MAX_ITER=1, TRAIN__COPY_WEIGHTS=True)  # nothing to copy
+    assert not (
+        train(without, output_dir=tmp_path / "fresh", log=lambda _: None).run_dir / "initial_weights"
+    ).exists()

@@ -102,6 +102,22 @@ def test_per_class_ap_and_counts_follow_the_labels(shared: Path) -> None:
     }  # fmt: skip
 
 
+def test_recall_of_each_class_is_pycocotools(shared: Path) -> None:
+    records, info, file = records_of(shared)
+    rows = imperfect_rows(records, info, file, seed=5)
+    ours = evaluate_coco(records, rows, class_info=info, iou_types=["bbox"], class_recall=True).per_class
+    theirs = reference_stats(json.loads(file.read_text()), rows, "bbox")
+    order = list(theirs.params.catIds)
+    for name, number in zip(info.names, info.category_ids, strict=True):
+        recall = theirs.eval["recall"][:, order.index(number), 0, -1]
+        expected = None if (recall < 0).all() else pytest.approx(float(recall[recall > -1].mean()), abs=1e-12)
+        assert ours[name]["bbox/AR"] == expected, name
+    plain = evaluate_coco(records, rows, class_info=info, iou_types=["bbox"]).per_class
+    assert all("bbox/AR" not in row for row in plain.values())
+    nothing = evaluate_coco([one_square()], [], class_info=ClassInfo(("square",), (1,)), class_recall=True)
+    assert nothing.per_class["square"]["segm/AR"] == 0.0
+
+
 def one_square(label: int = 1) -> Record:
     return Record(
         image_id=7, file_name="/none.png", height=40, width=50,

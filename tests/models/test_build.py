@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from detectune.errors import UserError
 from detectune.models.build import build_detector
+from detectune.models.rpn import ScoredAnchors
 from detectune.structures import Batch
 
 BOXES = [[[10.0, 10, 60, 70]]]
@@ -92,6 +94,24 @@ def test_stride_in_the_first_or_second_convolution(make_config: Callable[..., An
     for first, strides in ((True, ((2, 2), (1, 1))), (False, ((1, 1), (2, 2)))):
         block = build_detector(make_config(body | {"RESNETS.STRIDE_1X1": first})).backbone.res3[0]
         assert (block.conv1.stride, block.conv2.stride) == strides
+
+
+def test_the_limit_of_predicted_sides_reaches_proposals_and_boxes(make_config: Callable[..., Any]) -> None:
+    model = build_detector(make_config({"BBOX_XFORM_CLIP": 0.5}))
+    box = torch.tensor([[20.0, 20.0, 40.0, 60.0]])
+    deltas = torch.zeros(1, 4 * 4)
+    deltas[0, 4:8] = torch.tensor([0.0, 0.0, 50.0, 1.0])  # of label 1; the weights divide by 5
+    (x1, y1, x2, y2) = model.box_head.refine(deltas, box, torch.tensor([1]))[0].tolist()
+    assert x2 - x1 == pytest.approx(20 * math.exp(0.5), rel=1e-5)
+    assert y2 - y1 == pytest.approx(40 * math.exp(0.2), rel=1e-5)
+    scored = ScoredAnchors(
+        torch.tensor([[40.0, 40.0, 60.0, 60.0]]),
+        torch.ones(1, 1),
+        torch.tensor([[[0.0, 0.0, 9.0, 9.0]]]),
+        (1,),
+    )
+    found = model.rpn.propose(scored, torch.tensor([[200, 200]]), model.rpn.test_rule).boxes[0, 0].tolist()
+    assert found[2] - found[0] == pytest.approx(20 * math.exp(0.5), rel=1e-5)
 
 
 def test_zero_init_lateral(make_config: Callable[..., Any]) -> None:

@@ -37,11 +37,14 @@ def test_weights(
     multi_gpu_testing: bool,
 ) -> None:
     """`detectune test` of TEST.WEIGHTS, then Detectron's result files; or detections of a range of images alone."""
+    from detectune.weights.downloads import local_weights
+
     extra = (["VIS=true"] if vis else []) + ([] if multi_gpu_testing else ["NUM_GPUS=1"])
     given = load(cfg, [*opts, *extra])
     if not given.config.TEST.WEIGHTS:
         raise UserError("There are no weights to test: add TEST.WEIGHTS FILE to the line.")
-    weights = existing_weights(given.config.TEST.WEIGHTS)
+    named = local_weights(given.config.TEST.WEIGHTS, download_cache=given.config.DOWNLOAD_CACHE)
+    weights = existing_weights(str(named))
     if wait:
         wait_for(weights)
     folder = Path(given.config.OUTPUT_DIR).expanduser() / "test"

@@ -98,9 +98,11 @@ def meets_expectations(settings: Config, expectations: list[Expectation], direct
 
 def choose_weights(settings: Config, weights: Path | None, *, run_directory: Path) -> Path:
     """--weights; else TEST.WEIGHTS; else the final weights of the run that the configuration names."""
-    named = (
-        weights.expanduser() if weights else (Path(settings.TEST.WEIGHTS) if settings.TEST.WEIGHTS else None)
-    )
+    from detectune.weights.downloads import local_weights
+
+    named = weights.expanduser() if weights else None
+    if named is None and settings.TEST.WEIGHTS:
+        named = local_weights(settings.TEST.WEIGHTS, download_cache=settings.DOWNLOAD_CACHE)
     chosen = named or run_directory / "model_final.safetensors"
     if chosen.is_file():
         return chosen

@@ -46,6 +46,7 @@ from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.ops.boxes import clip_boxes
 from detectune.ops.masks import masks_to_rles
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo, Record
+from detectune.weights.downloads import local_weights
 from detectune.weights.files import read_weights
 from detectune.weights.native import fit_weights
 
@@ -140,9 +141,10 @@ class Predictor:
         log: Callable[[str], None] = print,
     ) -> None:
         if model is None:
-            path = Path(weights or config.TEST.WEIGHTS or "")
-            if not path.name:
+            named = weights or config.TEST.WEIGHTS
+            if not named:
                 raise WeightsError("There are no weights: give a file, or set TEST.WEIGHTS.")
+            path = local_weights(named, download_cache=config.DOWNLOAD_CACHE)
             model, class_info = load_detector(config, path, class_info)
         self.geometry = GEOMETRIES[config.MODEL.GEOMETRY]
         self.class_info = class_info or numbered_classes(config.MODEL.NUM_CLASSES - 1)

@@ -33,6 +33,7 @@ from detectune.engine.solver import build_schedule, build_solver, solver_notices
 from detectune.errors import UserError
 from detectune.models.build import build_detector
 from detectune.structures import ClassInfo
+from detectune.weights.downloads import local_weights
 
 
 def start_run(
@@ -103,7 +104,7 @@ def assemble_run(
     if team.first:
         describe_run(run)
         if config.TRAIN.COPY_WEIGHTS and config.TRAIN.WEIGHTS:
-            copy_initial_weights(Path(config.TRAIN.WEIGHTS), directory.path / "initial_weights")
+            copy_initial_weights(initial_weights(config), directory.path / "initial_weights")
     return run
 
 
@@ -129,6 +130,11 @@ def settle_compute(config: Config, found: dict[str, Any] | None) -> Compute:
     return choose_compute(device=config.MODEL.DEVICE, precision=precision, memory_format=memory_format)
 
 
+def initial_weights(config: Config) -> Path:
+    """The file that TRAIN.WEIGHTS names, fetched if it is an address."""
+    return local_weights(config.TRAIN.WEIGHTS, download_cache=config.DOWNLOAD_CACHE)
+
+
 def build_model(
     config: Config, class_info: ClassInfo, compute: Compute, log: Callable[[str], None], team: Team
 ) -> nn.Module:
@@ -137,7 +143,7 @@ def build_model(
         config, num_classes=len(class_info) + 1, num_keypoints=len(class_info.keypoint_names) or None
     )
     if config.TRAIN.WEIGHTS:
-        log(load_initial_weights(model, Path(config.TRAIN.WEIGHTS)))
+        log(load_initial_weights(model, initial_weights(config)))
     model = compute.place(model)
     if team.size > 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         if compute.device.type == "cuda":

@@ -50,12 +50,13 @@ def write_results(
 def evaluate_again(
     output_dir: Path, *, dataset: str, cfg: str | None, comp: bool, words: Sequence[str] = ()
 ) -> None:
-    """Evaluate the detections saved in `output_dir` and print the table.
+    """Evaluate the detections saved in `output_dir` by the rules of their data set's format, and print the table.
 
     The configuration is the one saved with the detections, or --cfg.
     """
     from detectune.cli.results import evaluation_table
-    from detectune.evaluation.coco import evaluate_coco
+    from detectune.data.datasets import resolve_dataset
+    from detectune.engine.dataset_evaluation import evaluate_dataset
     from detectune.report.run import Evaluation
 
     file = find_detections(output_dir, dataset)
@@ -65,7 +66,18 @@ def evaluate_again(
     records, class_info = read_dataset(config, dataset)
     rows = read_rows(file, records, class_info)
     tasks = [task for task, key in _TASKS.items() if any(key in row for row in rows)] or ["bbox"]
-    result = evaluate_coco(records, rows, class_info=class_info, iou_types=tasks)
+    result = evaluate_dataset(
+        resolve_dataset(dataset, config.DATASETS, download_cache=config.DOWNLOAD_CACHE),
+        records,
+        rows,
+        name=dataset,
+        class_info=class_info,
+        tasks=tasks,
+        sigmas=config.KRCNN.OKS_SIGMAS,
+        folder=output_dir,
+        coco_rules=config.TEST.FORCE_JSON_DATASET_EVAL,
+        plain_names=config.TEST.COMPETITION_MODE,
+    )
     table = Evaluation(
         dataset, len(records), len(rows), result.metrics, result.per_class, None, result.curves, [], []
     )
@@ -146,7 +158,9 @@ def read_dataset(config: Config, dataset: str) -> tuple[list[Record], ClassInfo]
     from detectune.data.records import DataSettings, load_datasets
 
     settings = DataSettings(masks=False, keypoints=False, skip_broken=False)
-    records, class_info, _ = load_datasets((dataset,), config.DATASETS, settings)
+    records, class_info, _ = load_datasets(
+        (dataset,), config.DATASETS, settings, download_cache=config.DOWNLOAD_CACHE
+    )
     return records, class_info
 
 

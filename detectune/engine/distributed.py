@@ -7,7 +7,8 @@ between hosts through gloo, which notices at once when a process has ended.
 
 What keeps the processes equal: they start with the first one's weights, see parts of one batch padded to one shape,
 draw from one generator (`ops/draws.py`), and apply the mean of their gradients. Losses that are divided by a count
-over the batch come with that count (`count_x` beside `loss_x`), see `share_outputs`. Knows no configuration.
+over the batch come with that count (`count_x` beside `loss_x`), see `share_outputs`; the few that need a count of the
+whole batch at once ask for it (`models/whole_batch.py`), see `share_counts`. Knows no configuration.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectune.engine.launching import ProcessLostError
 from detectune.errors import UserError
-from detectune.structures import Batch
+from detectune.models.whole_batch import WholeBatch
+from detectune.structures import Batch, ImageBatch
 
 ValueT = TypeVar("ValueT")
 VARIABLES = (
@@ -125,6 +127,15 @@ class Team:
             values /= self.size
         return values
 
+    def total(self, count: Tensor) -> Tensor:
+        """The sum over the processes of a tensor on their devices."""
+        if self.size == 1:
+            return count
+        total = count.detach().clone()
+        with _lost():
+            dist.all_reduce(total)
+        return total
+
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its mean over the processes, all of a type in one message."""
         if self.size == 1:
@@ -150,6 +161,21 @@ class Team:
 
 
 ALONE = Team()
+
+
+def share_counts(model: nn.Module, team: Team) -> None:
+    """From now on the model's losses know the counts over whole batches, of which each process holds a part."""
+
+    if team.size == 1:
+        return
+
+    @torch.compiler.disable  # a message between processes is no work of a device
+    def add(count: Tensor) -> Tensor:  # no method: a copy of the model must not try to copy the team
+        return team.total(count)
+
+    for module in model.modules():
+        if isinstance(module, WholeBatch):
+            module.join(add, num_parts=team.size)
 
 
 def launched() -> tuple[int, int, int] | None:
@@ -211,11 +237,15 @@ def check_devices(device: str, num_processes: int) -> None:
     )
 
 
-def to_common_shape(batch: Batch, height: int, width: int, num_objects: int) -> Batch:
-    """The same images and objects with more padding: pixels to height x width, objects to `num_objects` an image."""
+def to_common_shape(batch: Batch, height: int, width: int, num_objects: int, num_proposals: int = 0) -> Batch:
+    """The same images, objects and given proposals with more padding: pixels to height x width, objects to
+    `num_objects` and proposals to `num_proposals` an image.
+    """
     tensor = batch.images.tensor
     missing = (0, width - tensor.shape[-1], 0, height - tensor.shape[-2])
     images = replace(batch.images, tensor=F.pad(tensor, missing)) if any(missing) else batch.images
+    if images.proposals is not None and num_proposals > images.proposals.shape[1]:
+        images = _with_more_proposals(images, num_proposals)
     targets = batch.targets
     more = 0 if targets is None else num_objects - targets.labels.shape[1]
     if targets is None or more == 0:
@@ -228,12 +258,25 @@ def to_common_shape(batch: Batch, height: int, width: int, num_objects: int) -> 
     return Batch(images, replace(targets, **padded))  # type: ignore[arg-type]  # each value has its field's type
 
 
-def common_shape(batch: Batch, team: Team) -> tuple[int, int, int]:
-    """(height, width, objects an image) of the whole batch, of which each process holds a part."""
+def _with_more_proposals(images: ImageBatch, number: int) -> ImageBatch:
+    """The same images with padding for `number` proposals each."""
+    changes: dict[str, Any] = {}
+    for name in ("proposals", "proposals_valid", "proposal_scores"):
+        value = getattr(images, name)
+        if value is not None:
+            changes[name] = F.pad(value, (0, 0) * (value.dim() - 2) + (0, number - value.shape[1]))
+    return replace(images, **changes)
+
+
+def common_shape(batch: Batch, team: Team) -> tuple[int, int, int, int]:
+    """(height, width, objects an image, given proposals an image) of the whole batch, of which each process holds a
+    part.
+    """
     height, width = batch.images.tensor.shape[-2:]
     num_objects = 0 if batch.targets is None else batch.targets.labels.shape[1]
-    height, width, num_objects = team.largest([height, width, num_objects])
-    return height, width, num_objects
+    num_proposals = 0 if batch.images.proposals is None else batch.images.proposals.shape[1]
+    height, width, num_objects, num_proposals = team.largest([height, width, num_objects, num_proposals])
+    return height, width, num_objects, num_proposals
 
 
 def share_outputs(returned: Mapping[str, Tensor], team: Team) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

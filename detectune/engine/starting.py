@@ -16,7 +16,7 @@ from torch import nn
 from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.loader import build_loader
-from detectune.engine.distributed import ALONE, Team
+from detectune.engine.distributed import ALONE, Team, share_counts
 from detectune.engine.ema import WeightAverage
 from detectune.engine.environment import describe_environment
 from detectune.engine.evaluating import EvaluationHook, check_best_metric, check_test_data
@@ -153,6 +153,7 @@ def build_model(
                 "Notice: on a CPU batch normalisation takes its statistics from the images of each process alone; "
                 "RESNETS.NORM=group does not depend on the batch."
             )
+    share_counts(model, team)
     if config.SOLVER.COMPILE:
         model.compile()
     return model

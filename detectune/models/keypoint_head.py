@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from detectune.models.layers import Conv, Initializer, gaussian
 from detectune.models.mask_head import bilinear_kernel
 from detectune.models.targets import Regions
+from detectune.models.whole_batch import WholeBatch
 from detectune.ops.keypoints import (
     COCO_SIGMAS,
     Normalization,
@@ -79,7 +80,7 @@ class KeypointHead(nn.Module):
         self.num_keypoints, self.num_convs = num_keypoints, num_convs
         self.upscale, self.border = upscale, border
         self.loss_weight, self.normalizer_per_image = loss_weight, normalizer_per_image
-        self.min_visible = min_visible
+        self.min_visible, self.whole_batch = min_visible, WholeBatch()
         self.stage = stage
         channels = in_channels
         for i in range(num_convs):
@@ -116,7 +117,9 @@ class KeypointHead(nn.Module):
         )
 
     def losses(self, logits: Tensor, regions: Regions, targets: Targets) -> dict[str, Tensor]:
-        """loss_keypoints over the visible keypoints of foreground regions (is_fg tells padding), and counters."""
+        """loss_keypoints over the visible keypoints of foreground regions (is_fg tells padding), their number (unless
+        the loss divides by a number of images), and counters.
+        """
         num_images = targets.labels.shape[0]
         cell, valid = self.targets_of(regions, targets, logits.shape[-1])
         visible = valid.sum()
@@ -124,11 +127,16 @@ class KeypointHead(nn.Module):
         normalizer = num_images * per_image if per_image else visible.clamp(min=1)
         flat = logits.flatten(2)
         loss = softmax_cross_entropy(flat, cell, valid, normalizer=normalizer)
-        enough = visible > self.min_visible
+        counts = {"count_keypoint_accuracy": visible}
+        if not per_image:
+            counts["count_keypoints"] = visible
+        if self.min_visible > 0:
+            loss = loss * (self.whole_batch(visible) > self.min_visible)
         with torch.no_grad():
             right = ((flat.argmax(2) == cell) & valid).sum().float()
         return {
-            "loss_keypoints": self.loss_weight * loss * enough,
+            "loss_keypoints": self.loss_weight * loss,
+            **counts,
             "stat_keypoint_accuracy": right / visible.clamp(min=1),
             "stat_keypoint_num_visible": visible.float() / num_images,
         }

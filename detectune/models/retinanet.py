@@ -20,10 +20,12 @@ from detectune.models.retinanet_loss import (
     FocalRule,
     box_loss,
     class_loss,
+    counted,
     label_anchors,
     normalized,
 )
 from detectune.models.targets import at_least_one_row
+from detectune.models.whole_batch import WholeBatch
 from detectune.ops.boxes import decode_boxes
 from detectune.structures import Batch, Detections, ImageBatch, ImageInfo
 
@@ -65,14 +67,14 @@ class RetinaNet(nn.Module):
         super().__init__()
         self.backbone, self.anchors, self.head = backbone, anchors, head
         self.focal_rule, self.detection_rule = focal_rule, detection_rule
-        self.drop_padding = drop_padding
+        self.drop_padding, self.whole_batch = drop_padding, WholeBatch()
         average = torch.tensor(FIRST_NORMALIZER) if focal_rule.normalizer == "moving_average" else None
         self.register_buffer("loss_normalizer", average)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """loss_* and stat_*, alike in training and evaluation mode. Nothing is drawn at random."""
+        """loss_*, stat_* and count_* (what a loss was divided by, where that is counted over the batch), alike in training and evaluation mode. Nothing is drawn at random."""
         del generator
         if batch.targets is None:
             raise ValueError("losses need targets; use predict for images alone")
@@ -81,11 +83,14 @@ class RetinaNet(nn.Module):
         wanted = label_anchors(anchors, targets, rule)
         num_fg = wanted.has_box.sum(1).float()
         average = self._average(num_fg)
+        count = counted(num_fg, rule.normalizer)
+        counts = {} if count is None else {"count_retnet_cls": count, "count_retnet_bbox": count}
         loss_cls = class_loss(out.logits, wanted, rule)
         loss_box = box_loss(out.deltas, wanted, rule)
         return {
             "loss_retnet_cls": normalized(loss_cls, num_fg, rule.normalizer, average),
             "loss_retnet_bbox": normalized(loss_box, num_fg, rule.normalizer, average),
+            **counts,
             "stat_retnet_num_fg": num_fg.mean(),
             "stat_retnet_num_bg": (wanted.has_class & (wanted.label == 0)).sum(1).float().mean(),
         }
@@ -117,12 +122,16 @@ class RetinaNet(nn.Module):
         return normalize_pixels(images, self.pixel_mean, self.pixel_std, drop_padding=drop)
 
     def _average(self, num_fg: Tensor) -> Tensor | None:
-        """The moving average of the batch's foreground anchors, moved by this batch in training."""
+        """The moving average of a batch's foreground anchors, moved by this batch in training.
+
+        Of several processes each gets its share, so that the mean of their losses is the loss of the batch.
+        """
         if self.loss_normalizer is None or not self.training:
             return self.loss_normalizer
-        new = torch.lerp(num_fg.sum().clamp(min=1), self.loss_normalizer, NORMALIZER_MOMENTUM)
+        total = self.whole_batch(num_fg.sum())
+        new = torch.lerp(total.clamp(min=1), self.loss_normalizer, NORMALIZER_MOMENTUM)
         self.loss_normalizer.copy_(new)
-        return new
+        return new / self.whole_batch.num_parts
 
     def _detect_image(
         self,

@@ -106,10 +106,18 @@ def box_loss(deltas: Tensor, wanted: AnchorTargets, rule: FocalRule) -> Tensor:
     return rule.box_weight * loss.where(has_box, 0.0).sum(1)
 
 
+def counted(num_fg: Tensor, normalizer: Normalizer) -> Tensor | None:
+    """The count over the batch that a loss is divided by, from the foreground anchors of each image (float32 [B]), where
+    it is one of the images at hand.
+    """
+    return (num_fg + 1).sum() if normalizer == "plus_one" else None
+
+
 def normalized(per_image: Tensor, num_fg: Tensor, normalizer: Normalizer, average: Tensor | None) -> Tensor:
     """Sums per image [B] to one loss, given the foreground anchors of each image (float32 [B]) and their average."""
-    if normalizer == "plus_one":
-        return per_image.sum() / (num_fg + 1).sum()
+    count = counted(num_fg, normalizer)
+    if count is not None:
+        return per_image.sum() / count
     if normalizer == "per_image":
         return (per_image / num_fg.clamp(min=1)).mean()
     assert average is not None

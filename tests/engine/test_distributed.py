@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from processes import Processes
 
+from detectune.data.proposal_files import Proposals, proposals_to_bytes
 from detectune.data.shapes import make_shapes
 from detectune.engine.distributed import ALONE, check_devices, joined, share_outputs, to_common_shape
 from detectune.engine.inference import merge_parts
@@ -141,23 +143,77 @@ SMALL = {
 }  # fmt: skip
 
 
+def make_proposals(annotations: Path) -> None:
+    """A file of proposals for the images of `annotations`, of very different numbers."""
+    rng = np.random.default_rng(3)
+    ids = [image["id"] for image in json.loads(annotations.read_text())["images"]]
+    boxes = []
+    for number in range(len(ids)):
+        low = rng.uniform(0, 60, (40 + 60 * number, 2))
+        boxes.append(np.concatenate((low, low + rng.uniform(10, 34, low.shape)), 1).astype(np.float32))
+    scores = [np.linspace(1, 0, len(own), dtype=np.float32) for own in boxes]
+    content = proposals_to_bytes(Proposals(ids, boxes, scores), ".pkl")
+    annotations.with_name(FREE).write_bytes(content)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of a narrow Mask R-CNN on six images, of three sizes in training."""
     paths = make_shapes(
         tmp_path_factory.mktemp("shapes"), split="train", num_images=6, image_size=(96, 96), seed=1
     )
+    make_proposals(paths.annotations)
     return SMALL | {
         "DATASETS": {"mine": {"images": str(paths.images), "annotations": str(paths.annotations)}}
     }
 
 
-@pytest.mark.parametrize("dialect", ["detectron", "torchvision"])  # other normalisers
-def test_mask_rcnn_in_two_processes_equals_one(
-    processes: Processes, root: Path, small: dict[str, Any], tmp_path: Path, dialect: str
+FREE = "proposals.pkl"  # made beside the images
+POSES = {
+    "MODEL.MASK_ON": False, "MODEL.KEYPOINTS_ON": True, "KRCNN.ROI_KEYPOINTS_HEAD": "keypoint_rcnn_heads.add_roi_pose_head_v1convX",
+    "KRCNN.NUM_STACKED_CONVS": 1, "KRCNN.CONV_HEAD_DIM": 16, "KRCNN.CONV_HEAD_KERNEL": 3, "KRCNN.OKS_SIGMAS": [0.1, 0.1, 0.1],
+    "KRCNN.ROI_XFORM_METHOD": "RoIAlign", "KRCNN.ROI_XFORM_RESOLUTION": 7, "KRCNN.ROI_XFORM_SAMPLING_RATIO": 2,
+    "KRCNN.USE_DECONV_OUTPUT": True, "KRCNN.UP_SCALE": 2, "KRCNN.HEATMAP_SIZE": 28,
+    "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH": 0,
+}  # fmt: skip
+BOXES = {"MODEL.MASK_ON": False}
+RETINANET = BOXES | {
+    "MODEL.TYPE": "retinanet", "MODEL.FASTER_RCNN": False, "RETINANET.RETINANET_ON": True, "RPN.RPN_ON": False,
+    "FPN.MULTILEVEL_ROIS": False, "FPN.RPN_MIN_LEVEL": 3, "FPN.RPN_MAX_LEVEL": 5, "FPN.COARSEST_STRIDE": 32,
+    "RETINANET.NUM_CONVS": 1,
+}  # fmt: skip
+C5 = BOXES | {
+    "MODEL.CONV_BODY": "ResNet.add_ResNet18_conv5_body", "FPN.FPN_ON": False, "FPN.MULTILEVEL_ROIS": False,
+    "FPN.MULTILEVEL_RPN": False, "RPN.SIZES": [16, 32, 64], "RESNETS.RES5_DILATION": 2,
+}  # fmt: skip
+FAMILIES = {
+    "Mask R-CNN, detectron": {"MODEL.GEOMETRY": "detectron"},
+    "Mask R-CNN, detectron2": {"MODEL.GEOMETRY": "detectron2"},
+    "Mask R-CNN, torchvision": {"MODEL.GEOMETRY": "torchvision"},
+    "keypoints, detectron": POSES | {"MODEL.GEOMETRY": "detectron"},
+    "keypoints, torchvision": POSES | {"MODEL.GEOMETRY": "torchvision"},
+    "keypoints by regions": POSES | {"KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS": False},
+    "RetinaNet, detectron": RETINANET | {"MODEL.GEOMETRY": "detectron"},
+    "RetinaNet, detectron2": RETINANET | {"MODEL.GEOMETRY": "detectron2"},
+    "RetinaNet, torchvision": RETINANET | {"MODEL.GEOMETRY": "torchvision"},
+    "cascade": BOXES | {"MODEL.CASCADE_ON": True, "MODEL.CLS_AGNOSTIC_BBOX_REG": True},
+    "R-FCN": C5 | {"MODEL.TYPE": "rfcn"},
+    "proposals": BOXES | {"MODEL.RPN_ONLY": True},
+    "Fast R-CNN": BOXES | {"MODEL.FASTER_RCNN": False, "RPN.RPN_ON": False, "TRAIN.PROPOSAL_FILES": [FREE]},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_equal_one(
+    processes: Processes, root: Path, small: dict[str, Any], tmp_path: Path, family: str
 ) -> None:
+    """Every loss with its own way to be divided, and every draw, for parts of unequal content."""
     config = str(root / "configs/getting_started/shapes.yaml")
-    settings = small | {"MODEL.GEOMETRY": dialect}
+    settings = small | {"SOLVER.MAX_ITER": 2, "TEST.DATASETS": []} | FAMILIES[family]
+    if settings.get("TRAIN.PROPOSAL_FILES"):
+        settings["TRAIN.PROPOSAL_FILES"] = [
+            str(Path(small["DATASETS"]["mine"]["annotations"]).with_name(FREE))
+        ]
     for name, size, images in (("one", 1, 4), ("two", 2, 2)):
         changes = settings | {"TRAIN.IMS_PER_BATCH": images}
         answers = processes.run("train", size=size, out=str(tmp_path / name), config=config, changes=changes)

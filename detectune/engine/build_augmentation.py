@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -12,7 +12,6 @@ from detectune.config.tree import Config
 from detectune.data.images import ResizeStyle
 from detectune.engine.augmentation import AugmentedDetector, BoxMerge, BoxPlan, MapPlan, Plan, SizeRule
 from detectune.engine.views import View
-from detectune.errors import UserError
 from detectune.models.rcnn import RCNN
 from detectune.ops.merging import Merge
 
@@ -22,17 +21,29 @@ _KEYPOINT_MERGES: dict[str, Merge] = {"HM_AVG": "mean", "HM_MAX": "max"}
 
 
 def build_augmentation(
-    config: Config, model: nn.Module, *, style: ResizeStyle, stride: int, keypoint_flip: Sequence[int]
+    config: Config,
+    model: nn.Module,
+    *,
+    style: ResizeStyle,
+    stride: int,
+    keypoint_flip: Sequence[int],
+    log: Callable[[str], None] = print,
 ) -> AugmentedDetector | None:
-    """The detector that looks at images as the configuration says; None if once is enough."""
+    """The detector that looks at images as the configuration says; None if once is enough.
+
+    As in Detectron only models that look at regions merge views; for another one a notice is told to `log`.
+    """
     plan = build_plan(config)
     if plan.boxes is None and plan.masks is None and plan.keypoints is None:
         return None
     if not isinstance(model, RCNN):
-        raise UserError(
-            "TEST.BBOX_AUG, TEST.MASK_AUG and TEST.KPS_AUG are for models of two stages, as they were in Detectron; "
-            "set their ENABLED to False for this one."
+        parts = {"BBOX_AUG": plan.boxes, "MASK_AUG": plan.masks, "KPS_AUG": plan.keypoints}
+        named = " and ".join(f"TEST.{name}" for name, part in parts.items() if part is not None)
+        log(
+            f"Notice: {named} has no effect on this model, which looks at each image once: further views are for "
+            "models of two stages, as they were in Detectron."
         )
+        return None
     return AugmentedDetector(model, plan, style=style, stride=stride, keypoint_flip=keypoint_flip)
 
 

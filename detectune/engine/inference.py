@@ -167,6 +167,7 @@ class Predictor:
             style=self._style,
             stride=self._stride,
             keypoint_flip=self.class_info.keypoint_flip,
+            log=log,
         )
 
     def __call__(self, image: np.ndarray | Path | str, proposals: torch.Tensor | None = None) -> Detections:

@@ -71,7 +71,8 @@ def unpack_detections(
                 if keyps[label] and len(keyps[label][i]):
                     points = np.asarray(keyps[label][i][n], dtype=np.float64)
                     row["keypoints"] = points[[0, 1, 3]].T.reshape(-1).tolist()
-                    row["keypoint_logits"] = points[2].tolist()
+                    if not np.isnan(points[2]).any():  # rows of another system's file have none
+                        row["keypoint_logits"] = points[2].tolist()
                 rows.append(row)
     return rows
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from detectune.config.tree import Config
 from detectune.errors import UserError
+from detectune.models.detections import SoftSuppression, Voting
+from detectune.models.geometry import Geometry
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, group_norm
 
 
@@ -49,6 +51,16 @@ def count_keypoints(config: Config, num_keypoints: int | None) -> int:
             f"to {num_keypoints}, or to -1 to take it from the data set."
         )
     return wanted
+
+
+def build_suppression(config: Config, geometry: Geometry) -> tuple[SoftSuppression | None, Voting | None]:
+    """What TEST.SOFT_NMS and TEST.BBOX_VOTE do to the detections of a class."""
+    soft, vote = config.TEST.SOFT_NMS, config.TEST.BBOX_VOTE
+    beta = 1.0 if geometry.voting_beta_is_one else vote.SCORING_METHOD_BETA
+    return (
+        SoftSuppression(soft.METHOD, soft.SIGMA) if soft.ENABLED else None,
+        Voting(vote.VOTE_TH, vote.SCORING_METHOD, beta) if vote.ENABLED else None,
+    )
 
 
 def rgb(bgr: Sequence[float]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detectune.config.tree import Config
 from detectune.models.anchor_grid import AnchorGrid
-from detectune.models.build_parts import crowd_overlap
+from detectune.models.build_parts import build_suppression, crowd_overlap
 from detectune.models.fpn import Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.layers import group_norm
@@ -89,6 +89,7 @@ def _focal_rule(config: Config, geometry: Geometry) -> FocalRule:
 
 def _detection_rule(config: Config, geometry: Geometry) -> OneStageRule:
     keys, test = config.RETINANET, config.TEST
+    soft, voting = build_suppression(config, geometry)
     return OneStageRule(
         score_thresh=keys.INFERENCE_TH,
         coarsest_score_thresh=0.0 if geometry.retinanet_coarsest_unfiltered else keys.INFERENCE_TH,
@@ -100,6 +101,6 @@ def _detection_rule(config: Config, geometry: Geometry) -> OneStageRule:
         refine=test.BBOX_REG,
         offset=geometry.offset,
         delta_clip=config.BBOX_XFORM_CLIP,
-        soft_nms=test.SOFT_NMS.METHOD if test.SOFT_NMS.ENABLED else None,
-        soft_nms_sigma=test.SOFT_NMS.SIGMA,
+        soft=soft,
+        voting=voting,
     )

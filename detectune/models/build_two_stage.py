@@ -15,9 +15,16 @@ from detectune.models.build_heads import (
     build_pose_rule,
     shares_stage,
 )
-from detectune.models.build_parts import count_classes, count_keypoints, crowd_overlap, rgb, unsupported
+from detectune.models.build_parts import (
+    build_suppression,
+    count_classes,
+    count_keypoints,
+    crowd_overlap,
+    rgb,
+    unsupported,
+)
 from detectune.models.cascade import CascadeHead
-from detectune.models.detections import DetectionRule, SoftSuppression, Voting
+from detectune.models.detections import DetectionRule
 from detectune.models.geometry import Geometry
 from detectune.models.proposal_network import ProposalNetwork
 from detectune.models.rcnn import RCNN
@@ -279,8 +286,7 @@ def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
 
 def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
     test = config.TEST
-    soft, vote = test.SOFT_NMS, test.BBOX_VOTE
-    beta = 1.0 if geometry.voting_beta_is_one else vote.SCORING_METHOD_BETA
+    soft, voting = build_suppression(config, geometry)
     return DetectionRule(
         score_thresh=test.SCORE_THRESH,
         nms_thresh=test.NMS,
@@ -289,7 +295,7 @@ def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
         min_size=geometry.detection_min_size,
         original_frame=geometry.heads_in_original_frame,
         refine=test.BBOX_REG,
-        soft=SoftSuppression(soft.METHOD, soft.SIGMA) if soft.ENABLED else None,
-        voting=Voting(vote.VOTE_TH, vote.SCORING_METHOD, beta) if vote.ENABLED else None,
+        soft=soft,
+        voting=voting,
         offset=geometry.offset,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,19 @@ from detectune.ops.voting import ScoringMethod, box_voting
 
 SOFT_SCORE_THRESH = 1e-4
 """What Soft-NMS lowers below this goes (Detectron's number; the threshold on scores came before)."""
+
+
+class SuppressionRule(Protocol):
+    """Which candidates of a class stay, and what becomes of those that do."""
+
+    @property
+    def nms_thresh(self) -> float: ...
+    @property
+    def offset(self) -> float: ...
+    @property
+    def soft(self) -> SoftSuppression | None: ...
+    @property
+    def voting(self) -> Voting | None: ...
 
 
 class ScoredRegions(NamedTuple):
@@ -102,7 +115,7 @@ def candidates(
 
 
 def suppress(
-    boxes: Tensor, scores: Tensor, labels: Tensor, rule: DetectionRule
+    boxes: Tensor, scores: Tensor, labels: Tensor, rule: SuppressionRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates [n, 4], [n], [n] of which each class keeps what the rule keeps, by falling (new) score."""
     if rule.soft is None and rule.voting is None:
@@ -134,7 +147,7 @@ def best_detections(
     return boxes[:limit], scores[:limit], labels[:limit]
 
 
-def _suppress_class(boxes: Tensor, scores: Tensor, rule: DetectionRule) -> tuple[Tensor, Tensor]:
+def _suppress_class(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> tuple[Tensor, Tensor]:
     """What stays of one class, and its scores. Everybody votes, also those that did not stay."""
     if rule.soft is not None:
         keep, new = soft_nms(

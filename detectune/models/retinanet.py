@@ -74,7 +74,9 @@ class RetinaNet(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std)[:, None, None], persistent=False)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """loss_*, stat_* and count_* (what a loss was divided by, where that is counted over the batch), alike in training and evaluation mode. Nothing is drawn at random."""
+        """loss_*, stat_* and count_* (what a loss was divided by, where that is counted over the batch), alike in
+        training and evaluation mode. Nothing is drawn at random.
+        """
         del generator
         if batch.targets is None:
             raise ValueError("losses need targets; use predict for images alone")

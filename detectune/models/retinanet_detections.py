@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detectune.models.detections import SoftSuppression, Voting, suppress
 from detectune.ops.boxes import DELTA_CLIP, clip_boxes
-from detectune.ops.nms import SoftMethod, batched_class_nms, soft_nms
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,8 @@ class OneStageRule:
     refine: bool = True  # False: keep the anchors
     offset: float = 0.0
     delta_clip: float = DELTA_CLIP  # limit of predicted log sides; see `ops.boxes.decode_boxes`
-    soft_nms: SoftMethod | None = None  # lower scores instead of dropping boxes
-    soft_nms_sigma: float = 0.5
-
-
-_SOFT_SCORE_THRESH = 1e-4  # scores that Soft-NMS lowered below this go
+    soft: SoftSuppression | None = None
+    voting: Voting | None = None  # boxes that are kept become the mean of the candidates that agree with them
 
 
 def best_candidates(
@@ -86,33 +83,6 @@ def select_one_stage(
     usable = torch.isfinite(boxes).all(1)
     if not bool(usable.all()):
         boxes, label, score = boxes[usable], label[usable], score[usable]
-    if rule.soft_nms is None:
-        keep = batched_class_nms(
-            boxes, score, label, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0
-        )
-    else:
-        keep, lowered = _soft_class_nms(boxes, score, label, rule.soft_nms, rule)
-        score = score.index_copy(0, keep, lowered)
-    if rule.max_detections > 0:
-        keep = keep[: rule.max_detections]
-    return boxes[keep], score[keep], label[keep]
-
-
-def _soft_class_nms(
-    boxes: Tensor, scores: Tensor, labels: Tensor, method: SoftMethod, rule: OneStageRule
-) -> tuple[Tensor, Tensor]:
-    """Soft-NMS within each class: surviving rows by falling new score, and these scores."""
-    rows, lowered = [], []
-    for label in torch.unique(labels).tolist():
-        of_class = (labels == label).nonzero()[:, 0]
-        picked, score = soft_nms(
-            boxes[of_class], scores[of_class], method=method, sigma=rule.soft_nms_sigma,
-            overlap_thresh=rule.nms_thresh, score_thresh=_SOFT_SCORE_THRESH, offset=rule.offset,
-        )  # fmt: skip
-        rows.append(of_class[picked])
-        lowered.append(score)
-    if not rows:
-        return labels, scores  # both empty
-    new = torch.cat(lowered)
-    order = torch.sort(new, descending=True, stable=True).indices
-    return torch.cat(rows)[order], new[order]
+    limit = rule.max_detections if rule.max_detections > 0 else len(score)
+    boxes, score, label = suppress(boxes, score, label, rule)
+    return boxes[:limit], score[:limit], label[:limit]

@@ -107,8 +107,9 @@ def box_loss(deltas: Tensor, wanted: AnchorTargets, rule: FocalRule) -> Tensor:
 
 
 def counted(num_fg: Tensor, normalizer: Normalizer) -> Tensor | None:
-    """The count over the batch that a loss is divided by, from the foreground anchors of each image (float32 [B]), where
-    it is one of the images at hand.
+    """The count over the batch that both losses are divided by, if they are divided by one of the images at hand.
+
+    `num_fg`: float32 [B], the foreground anchors of each image.
     """
     return (num_fg + 1).sum() if normalizer == "plus_one" else None
 

@@ -74,6 +74,36 @@ def test_comments_say_what_detectron_reached(root: Path) -> None:
         assert said in comment
 
 
+NETWORK = ("MODEL", "RESNETS", "FPN", "RPN", "FAST_RCNN", "MRCNN", "KRCNN", "RETINANET", "RFCN", "GROUP_NORM")
+
+
+def test_every_file_builds(root: Path, golden: dict[str, dict[str, Any]]) -> None:
+    """On the meta device, with the parts that the file asks for; files of one network share it."""
+    built: dict[str, tuple[set[str], int]] = {}
+    for name in golden:
+        config = load_config(root / "configs" / name)
+        tree, model = config.tree(), config.MODEL
+        network = json.dumps([tree[section] for section in NETWORK], sort_keys=True)
+        if network not in built:
+            with torch.device("meta"):
+                detector = build_detector(config)
+            parts = {key.partition(".")[0] for key, _ in detector.named_parameters()}
+            built[network] = parts, sum(p.numel() for p in detector.parameters())
+        parts, size = built[network]
+        one_stage = config.RETINANET.RETINANET_ON
+        wanted = {
+            "backbone": True,
+            "head": one_stage,
+            "rpn": not one_stage and (model.FASTER_RCNN or model.RPN_ONLY),
+            "box_head": not one_stage and not model.RPN_ONLY,
+            "mask_head": model.MASK_ON,
+            "keypoint_head": model.KEYPOINTS_ON,
+        }
+        assert parts == {part for part, there in wanted.items() if there}, name
+        assert 1.5e7 < size < 2.5e8, name
+    assert len(built) >= 40
+
+
 @pytest.mark.parametrize("gpus", [1, 2, 4, 8])
 def test_tutorials_build_and_see_the_same_images(root: Path, gpus: int) -> None:
     config = load_config(root / f"configs/getting_started/tutorial_{gpus}gpu_e2e_faster_rcnn_R-50-FPN.yaml")

@@ -20,7 +20,6 @@ from detectune.engine.augmentation import AugmentedDetector, BoxPlan, Plan, Size
 from detectune.engine.build_augmentation import build_plan
 from detectune.engine.inference import Predictor
 from detectune.engine.views import Seen, View
-from detectune.errors import UserError
 from detectune.models.build import build_detector
 from detectune.models.detections import select_detections
 from detectune.models.rcnn import RCNN
@@ -503,12 +502,16 @@ def test_order_of_views_is_detectrons() -> None:
     )
 
 
-def test_other_models_say_that_they_cannot(predict_with) -> None:
+def test_other_models_say_that_they_look_once() -> None:
     from detectune.engine.build_augmentation import build_augmentation
 
     config = small_config(**keys("BBOX_AUG", ENABLED=True))
-    with pytest.raises(UserError, match="models of two stages"):
-        build_augmentation(config, torch.nn.Linear(1, 1), style="pillow", stride=32, keypoint_flip=())
+    said: list[str] = []
+    model = torch.nn.Linear(1, 1)
+    augmented = build_augmentation(
+        config, model, style="pillow", stride=32, keypoint_flip=(), log=said.append
+    )
+    assert augmented is None and len(said) == 1 and "TEST.BBOX_AUG has no effect" in said[0]
 
 
 def test_regions_at_the_scale_of_the_image(golden) -> None:

@@ -170,8 +170,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 FREE = "proposals.pkl"  # made beside the images
 POSES = {
-    "MODEL.MASK_ON": False, "MODEL.KEYPOINTS_ON": True, "KRCNN.ROI_KEYPOINTS_HEAD": "keypoint_rcnn_heads.add_roi_pose_head_v1convX",
-    "KRCNN.NUM_STACKED_CONVS": 1, "KRCNN.CONV_HEAD_DIM": 16, "KRCNN.CONV_HEAD_KERNEL": 3, "KRCNN.OKS_SIGMAS": [0.1, 0.1, 0.1],
+    "MODEL.MASK_ON": False, "MODEL.KEYPOINTS_ON": True,
+    "KRCNN.ROI_KEYPOINTS_HEAD": "keypoint_rcnn_heads.add_roi_pose_head_v1convX", "KRCNN.NUM_STACKED_CONVS": 1,
+    "KRCNN.CONV_HEAD_DIM": 16, "KRCNN.CONV_HEAD_KERNEL": 3, "KRCNN.OKS_SIGMAS": [0.1, 0.1, 0.1],
     "KRCNN.ROI_XFORM_METHOD": "RoIAlign", "KRCNN.ROI_XFORM_RESOLUTION": 7, "KRCNN.ROI_XFORM_SAMPLING_RATIO": 2,
     "KRCNN.USE_DECONV_OUTPUT": True, "KRCNN.UP_SCALE": 2, "KRCNN.HEATMAP_SIZE": 28,
     "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH": 0,

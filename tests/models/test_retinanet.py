@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from detectune.config.tree import Config
 from detectune.models.build import build_detector
+from detectune.models.detections import SoftSuppression, Voting
 from detectune.models.geometry import GEOMETRIES
 from detectune.models.layers import FrozenAffine, fuse_for_inference
 from detectune.models.retinanet import RetinaNet
@@ -321,6 +322,7 @@ def test_folded_copy_gives_the_same_detections(
         {"TEST.DETECTIONS_PER_IM": 7}, {"TEST.BBOX_REG": False}, {"TEST.SOFT_NMS.ENABLED": True},
         {"TEST.SOFT_NMS.ENABLED": True, "TEST.SOFT_NMS.METHOD": "gaussian", "TEST.SOFT_NMS.SIGMA": 0.1},
         {"RETINANET.SOFTMAX": True}, {"RETINANET.CLASS_SPECIFIC_BBOX": True},
+        {"TEST.BBOX_VOTE.ENABLED": True, "TEST.BBOX_VOTE.VOTE_TH": 0.4},
     ],
     ids=str,
 )  # fmt: skip
@@ -377,10 +379,10 @@ def _slow_detections(model: RetinaNet, out: Any, anchors: np.ndarray, info: Imag
     kept = []
     for label, rows in by_class.items():
         rows.sort(key=lambda row: -row[4])
-        if rule.soft_nms is not None:
+        if rule.soft is not None:
             tensor = torch.tensor(rows, dtype=torch.float32)
             index, new = soft_nms(
-                tensor[:, :4], tensor[:, 4], method=rule.soft_nms, sigma=rule.soft_nms_sigma,
+                tensor[:, :4], tensor[:, 4], method=rule.soft.method, sigma=rule.soft.sigma,
                 overlap_thresh=rule.nms_thresh, score_thresh=1e-4, offset=1.0,
             )  # fmt: skip
             kept += [[*rows[i][:4], s, label] for i, s in zip(index.tolist(), new.tolist(), strict=True)]
@@ -389,9 +391,18 @@ def _slow_detections(model: RetinaNet, out: Any, anchors: np.ndarray, info: Imag
         for row in rows:
             if all(_overlap(row, other) < rule.nms_thresh for other in chosen):
                 chosen.append(row)
+        if rule.voting is not None:
+            chosen = [_voted(row, rows, rule.voting.thresh) for row in chosen]
         kept += [[*row, label] for row in chosen]
     kept.sort(key=lambda row: -row[4])
     return np.array(kept[: rule.max_detections])
+
+
+def _voted(row: list[float], rows: list[list[float]], thresh: float) -> list[float]:
+    """The mean box of all rows that overlap, weighted by their scores."""
+    voters = [other for other in rows if _overlap(row, other) >= thresh]
+    total = sum(other[4] for other in voters)
+    return [*(sum(other[4] * other[i] for other in voters) / total for i in range(4)), row[4]]
 
 
 def _overlap(a: list[float], b: list[float]) -> float:
@@ -414,8 +425,8 @@ def test_only_the_coarsest_level_is_unfiltered_and_only_in_detectron() -> None:
 
 
 def test_nothing_found_is_no_detection() -> None:
-    for soft in (None, "linear"):
-        rule = OneStageRule(soft_nms=soft)
+    for soft, voting in ((None, None), (SoftSuppression(), None), (None, Voting())):
+        rule = OneStageRule(soft=soft, voting=voting)
         boxes, score, label = select_one_stage(
             torch.zeros(3, 2), (2, 1), torch.tensor([9, 9]), rule, lambda rows, _: torch.zeros(len(rows), 4)
         )

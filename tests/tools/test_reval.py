@@ -44,7 +44,7 @@ def test_voc_by_vocs_rules(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert tool("reval", *words, cwd=tmp_path) == 0
         assert ap_of(capsys.readouterr().out, "box") == pytest.approx(expected, abs=1e-3)
     lines = (tmp_path / "found/voc/comp4_det_test_dog.txt").read_text().splitlines()
-    assert [line.split()[:2] for line in lines] == [["000002", "0.900"], ["000002", "0.800"]]
+    assert [(line.split()[0], float(line.split()[1])) for line in lines] == [("000002", 0.9), ("000002", 0.8)]
 
 
 def test_keypoints_with_the_sigmas_of_the_configuration(tool, tmp_path: Path, capsys) -> None:

@@ -193,7 +193,11 @@ FAMILIES = {
     "Mask R-CNN, torchvision": {"MODEL.GEOMETRY": "torchvision"},
     "keypoints, detectron": POSES | {"MODEL.GEOMETRY": "detectron"},
     "keypoints, torchvision": POSES | {"MODEL.GEOMETRY": "torchvision"},
-    "keypoints by regions": POSES | {"KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS": False},
+    "keypoints by regions": POSES
+    | {
+        "KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS": False,
+        "KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH": 5,  # 8 and 6 in the whole batches, less in a part
+    },
     "RetinaNet, detectron": RETINANET | {"MODEL.GEOMETRY": "detectron"},
     "RetinaNet, detectron2": RETINANET | {"MODEL.GEOMETRY": "detectron2"},
     "RetinaNet, torchvision": RETINANET | {"MODEL.GEOMETRY": "torchvision"},

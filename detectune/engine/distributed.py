@@ -169,7 +169,8 @@ def share_counts(model: nn.Module, team: Team) -> None:
     if team.size == 1:
         return
 
-    @torch.compiler.disable  # a message between processes is no work of a device
+    # a message between processes is no work of a device
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def add(count: Tensor) -> Tensor:  # no method: a copy of the model must not try to copy the team
         return team.total(count)
 

@@ -105,6 +105,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def peak_memory_mib() -> float:
+    """The most resident memory that this process had. Not `ru_maxrss`: a new program inherits that of its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def write_result(name: str, result: Mapping[str, Any]) -> Path:
     """Saves a result with the machine and the command that made it; returns the file."""
     RESULTS.mkdir(exist_ok=True)
@@ -155,7 +164,7 @@ def _serve(pipe: Connection, setup: Callable[..., Callable[[], Any]], arguments:
                 step = setup(*arguments)
                 pipe.send([time.perf_counter() - started])
             elif what == "memory":
-                pipe.send([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
+                pipe.send([peak_memory_mib()])
             else:
                 assert step is not None, "setup comes first"
                 seconds = []

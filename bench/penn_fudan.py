@@ -216,6 +216,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=240)
     parser.add_argument("--depth", type=int, default=18, choices=(18, 50))
     parser.add_argument("--min-size", type=int, default=256)
@@ -223,7 +224,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.001)
     arguments = vars(parser.parse_args())
     runs: dict[str, list[dict[str, float]]] = {"torchvision": [], "detectune": []}
-    for seed in range(1, arguments["seeds"] + 1):
+    first = arguments["first_seed"]
+    for seed in range(first, first + arguments["seeds"]):
         for name, side in (("torchvision", run_torchvision), ("detectune", run_detectune)):
             runs[name].append(in_own_process(side, arguments, seed))
             shown = ", ".join(f"{k} {v:.3f}" for k, v in runs[name][-1].items())

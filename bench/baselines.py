@@ -74,7 +74,7 @@ def try_baseline(file: Path, batch: Batch) -> dict[str, Any]:
     model = build_detector(config).train()
     out = model(batch, torch.Generator().manual_seed(0))
     losses = {name: value for name, value in out.items() if name.startswith("loss_")}
-    torch.stack(list(losses.values())).sum().backward()
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
     trained = [p for p in model.parameters() if p.requires_grad]
     without = sum(p.grad is None or not bool(torch.isfinite(p.grad).all()) for p in trained)
     found = model.eval().predict(batch.images)

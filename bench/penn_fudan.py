@@ -1,6 +1,7 @@
 """Training on Penn-Fudan: ours against torchvision's Mask R-CNN, from the same weights, on the same batches.
 
     python bench/penn_fudan.py [--seeds 3] [--iterations 240] [--depth 18] [--min-size 256] [--batch 4]
+        [--regions 128]
 
 For each seed torchvision's model is initialised, its weights go to both, both see the same batches (our loader's:
 order, flips and resize included) for the same number of steps of AdamW with the same rates and clipping, and both are
@@ -42,7 +43,7 @@ def config_for(arguments: dict[str, Any], seed: int, weights: str = "") -> Any:
         "TRAIN.DATASETS": ["train"],
         "TEST.DATASETS": ["val"],
         "TRAIN.IMS_PER_BATCH": arguments["batch"],
-        "TRAIN.BATCH_SIZE_PER_IM": 128,
+        "TRAIN.BATCH_SIZE_PER_IM": arguments["regions"],
         "TRAIN.RPN_POST_NMS_TOP_N": 1000,
         "TRAIN.FREEZE_AT": 0,
         "TRAIN.WEIGHTS": weights,
@@ -75,7 +76,7 @@ def initial_torchvision(arguments: dict[str, Any], seed: int) -> Any:
         max_size=2 * arguments["min_size"],
         norm="batch",
         trainable_stages=5,
-        box_batch_size_per_image=128,
+        box_batch_size_per_image=arguments["regions"],
         rpn_post_nms_top_n_train=1000,
     )
 
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=18, choices=(18, 50))
     parser.add_argument("--min-size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--regions", type=int, default=128, help="that train the heads, per image")
     parser.add_argument("--learning-rate", type=float, default=0.001)
     arguments = vars(parser.parse_args())
     runs: dict[str, list[dict[str, float]]] = {"torchvision": [], "detectune": []}

@@ -21,12 +21,6 @@ from detectune.config.catalogue import KNOBS
 from detectune.config.load import ConfigError, load_config
 from detectune.config.tree import Config
 
-PENDING: frozenset[str] = frozenset()
-"""Keys whose parts are being built. A row of theirs that passes is an error, so that the list can only shrink."""
-
-PENDING_PLACES: frozenset[str] = frozenset()
-"""The same for the places of `rows_elsewhere.py`."""
-
 OBSERVERS: dict[str, Observer] = {n: o for n, o in vars(observe).items() if isinstance(o, Observer)}
 
 
@@ -47,10 +41,7 @@ def test_every_key_has_one_row_or_is_obsolete() -> None:
     assert set(KNOBS) == set(Config().flat())
 
 
-UNFINISHED = pytest.mark.xfail(strict=True, reason="its part is being built")
-
-
-@pytest.mark.parametrize("key", [pytest.param(k, marks=UNFINISHED) if k in PENDING else k for k in ROWS])
+@pytest.mark.parametrize("key", list(ROWS))
 def test_a_key_changes_something(key: str) -> None:
     check(ROWS[key])
 
@@ -61,11 +52,7 @@ def name_of(place: str, row: Row) -> str:
 
 @pytest.mark.parametrize(
     "row",
-    [
-        pytest.param(row, id=name_of(place, row), marks=UNFINISHED if place in PENDING_PLACES else ())
-        for place, rows in PLACES.items()
-        for row in rows
-    ],
+    [pytest.param(row, id=name_of(place, row)) for place, rows in PLACES.items() for row in rows],
 )
 def test_a_key_is_not_dead_elsewhere(row: Row) -> None:
     check(row)
@@ -88,18 +75,7 @@ def other_than(default: Any) -> Any:
 OTHER_VALUES = {key: other_than(KNOBS[key].default) for key in OBSOLETE}
 
 
-UNFINISHED_OBSERVERS = set(OBSERVERS) - {row.observe.name for row in ALL if row.key not in PENDING}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.xfail(reason="looks at what is being built"))
-        if n in UNFINISHED_OBSERVERS
-        else n
-        for n in sorted(OBSERVERS)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(OBSERVERS))
 def test_an_observer_repeats_itself_and_cannot_be_fooled_by_a_dead_knob(name: str) -> None:
     observer = OBSERVERS[name]
     plainly = Config().with_overrides(observer.base)
@@ -132,7 +108,7 @@ def test_a_dead_knob_is_found(dead: str) -> None:
         check(row)
 
 
-ONE_OF_EACH = {row.observe.name: row for row in ALL if not row.along and row.key not in PENDING}
+ONE_OF_EACH = {row.observe.name: row for row in ALL if not row.along}
 
 
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH))

@@ -86,7 +86,7 @@ class Solver(Section):
     )
     MOMENTUM: float = knob(
         0.9,
-        "How much of the last update is carried on, for sgd and rmsprop. Raising it smooths and acts "
+        "How much of the last update is carried on, for sgd and muon. Raising it smooths and acts "
         "like a larger learning rate: tune them together.",
         kind="optimisation",
         stage="training",
@@ -168,19 +168,22 @@ class Solver(Section):
         unit="factor",
         ge=1,
     )
-    OPTIMIZER: Literal["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw"] = knob(
-        "sgd",
-        "Update rule. sgd with momentum is what all published detectors were trained with; adamw is "
-        "less sensitive to the learning rate. Each wants its own BASE_LR.",
-        kind="optimisation",
-        stage="training",
-        search=among("sgd", "adam", "adamw"),
-        source="ours; Zeiler 2012 (arXiv:1212.5701); Kingma & Ba 2015 (arXiv:1412.6980)",
+    OPTIMIZER: Literal["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "nadam", "lion", "muon"] = (
+        knob(
+            "sgd",
+            "Update rule. sgd with momentum is what all published detectors were trained with; adamw is "
+            "less sensitive to the learning rate. Each wants its own BASE_LR; lion about a tenth of adamw's.",
+            kind="optimisation",
+            stage="training",
+            search=among("sgd", "adam", "adamw"),
+            source="ours; Zeiler 2012 (arXiv:1212.5701); Kingma & Ba 2015 (arXiv:1412.6980); "
+            "Dozat 2016 (ICLR); Chen et al. 2023 (arXiv:2302.06675); Jordan 2024 (kellerjordan.github.io/posts/muon)",
+        )
     )
     BETAS: tuple[Fraction, Fraction] = knob(
         (0.9, 0.999),
-        "Memory of adam and adamw for the gradient and for its square. A smaller second value adapts "
-        "faster and is noisier.",
+        "Memory of adam, adamw and nadam for the gradient and for its square. A smaller second value adapts "
+        "faster and is noisier. For lion: weight of the memory in a step, and memory; its authors take 0.9, 0.99.",
         kind="optimisation",
         stage="training",
         search=among((0.9, 0.999), (0.9, 0.99), (0.9, 0.95)),
@@ -188,7 +191,7 @@ class Solver(Section):
     )
     EPS: float = knob(
         1e-08,
-        "Added to the denominator by all rules but sgd. Large values make them behave more like sgd "
+        "Added to the denominator by all rules but sgd and lion. Large values make them behave more like sgd "
         "with momentum.",
         kind="optimisation",
         stage="training",

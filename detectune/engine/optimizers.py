@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from detectune.engine.lion import Lion
+from detectune.engine.muon import Muon
+
 
 class DetectronSGD(Optimizer):
     """SGD whose velocity holds weight updates. Groups may set `lr`, `momentum`, `weight_decay`, `nesterov`."""
@@ -106,6 +109,9 @@ def make_optimizer(
         "rmsprop": lambda: torch.optim.RMSprop(groups, alpha=alpha, eps=eps),
         "adam": lambda: torch.optim.Adam(groups, betas=betas, eps=eps, fused=True),
         "adamw": lambda: torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True),
+        "nadam": lambda: torch.optim.NAdam(groups, betas=betas, eps=eps),
+        "lion": lambda: Lion(groups, betas=betas),
+        "muon": lambda: Muon(groups, momentum=momentum, betas=betas, eps=eps),
     }
     if name not in makers:
         raise ValueError(f"SOLVER.OPTIMIZER={name!r} is unknown; choose one of: {', '.join(sorted(makers))}.")
@@ -113,12 +119,12 @@ def make_optimizer(
 
 
 USED_BY: dict[str, tuple[str, ...]] = {
-    "SOLVER.MOMENTUM": ("sgd",),
+    "SOLVER.MOMENTUM": ("sgd", "muon"),
     "SOLVER.NESTEROV": ("sgd",),
     "SOLVER.SCALE_MOMENTUM": ("sgd",),
     "SOLVER.SCALE_MOMENTUM_THRESHOLD": ("sgd",),
-    "SOLVER.BETAS": ("adam", "adamw"),
-    "SOLVER.EPS": ("adagrad", "adadelta", "rmsprop", "adam", "adamw"),
+    "SOLVER.BETAS": ("adam", "adamw", "nadam", "lion", "muon"),
+    "SOLVER.EPS": ("adagrad", "adadelta", "rmsprop", "adam", "adamw", "nadam", "muon"),
     "SOLVER.RHO": ("adadelta",),
     "SOLVER.ALPHA": ("rmsprop",),
 }

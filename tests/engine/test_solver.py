@@ -22,6 +22,7 @@ from detectune.engine.solver import (
     solver_notices,
 )
 from detectune.errors import UserError
+from detectune.lab.update_rules import State, update_all
 
 RULES = {
     "momentum": 0.9, "nesterov": False, "betas": (0.9, 0.99), "eps": 1e-8, "rho": 0.9, "alpha": 0.95,
@@ -140,6 +141,34 @@ def test_the_other_rules_follow_their_formulas_and_keys() -> None:
         torch.testing.assert_close(got, follow(update), rtol=1e-9, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "shapes"), [("lion", [(3, 4), (5,)]), ("muon", [(3, 4), (4, 2, 3, 3), (5,)])]
+)
+def test_lion_and_muon_are_the_rules_of_the_lab(name: str, shapes: list[tuple[int, ...]]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    pure = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    weights = [nn.Parameter(w.clone()) for w in pure]
+    groups = [
+        {"params": weights[:1], "lr": 0.0, "weight_decay": 0.1},
+        {"params": weights[1:], "weight_decay": 0.1},
+    ]
+    optimizer = make_optimizer(name, groups, **RULES | {"momentum": 0.8, "betas": (0.7, 0.95), "eps": 1e-4})
+    states = [State() for _ in pure]
+    hyper: dict[str, Any] = {"weight_decay": 0.1, "beta1": 0.7, "beta2": 0.95}
+    hyper |= {"momentum": 0.8, "eps": 1e-4} if name == "muon" else {}
+    for step in range(100):
+        gradients = [w + torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in pure]
+        lr = 0.01 if step < 50 else 0.003
+        pure, states = update_all(name, pure, gradients, states, hyper=hyper | {"lr": lr})
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    for weight, expected in zip(weights, pure, strict=True):
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-9, atol=1e-12)
+
+
 def make_solver(rates: list[float], **options: Any) -> tuple[Solver, nn.Parameter]:
     weight = nn.Parameter(torch.tensor([1.0]))
     group = {"params": [weight], "lr": 0.0, "lr_factor": 2.0, "weight_decay": 0.0}
@@ -247,6 +276,7 @@ def test_epochs_decide_the_number_of_iterations() -> None:
     [
         ({"SOLVER__NESTEROV": True, "SOLVER__OPTIMIZER": "adam"}, "SOLVER.NESTEROV=True has no effect"),
         ({"SOLVER__MOMENTUM": 0.8, "SOLVER__OPTIMIZER": "adamw"}, "SOLVER.MOMENTUM=0.8 has no effect"),
+        ({"SOLVER__EPS": 1e-6, "SOLVER__OPTIMIZER": "lion"}, "SOLVER.EPS=1e-06 has no effect"),
         ({"SOLVER__RHO": 0.8}, "SOLVER.RHO=0.8 has no effect with SOLVER.OPTIMIZER=sgd"),
         ({"SOLVER__POLY_POWER": 2.0}, "SOLVER.POLY_POWER=2.0 has no effect with SOLVER.LR_POLICY=step"),
         ({"SOLVER__MAX_EPOCHS": 2}, "SOLVER.MAX_ITER has no effect"),

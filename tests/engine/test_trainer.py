@@ -14,6 +14,7 @@ import torch
 from tiny_engine import CLASSES, Tiny, TinyDetector, install, tiny_config
 from torch import Tensor, nn
 
+from detectune.config.catalogue import KNOBS
 from detectune.config.tree import Config
 from detectune.engine.finite import NonFiniteLossError
 from detectune.engine.hooks import Hook
@@ -113,7 +114,10 @@ def test_equal_runs_write_equal_files_and_another_seed_another(tiny: Tiny, tmp_p
     assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b") != final_bytes(tmp_path / "c")
 
 
-@pytest.mark.parametrize("name", ["sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw"])
+ALL_OPTIMIZERS = list(KNOBS["SOLVER.OPTIMIZER"].choices or ())
+
+
+@pytest.mark.parametrize("name", ALL_OPTIMIZERS)
 def test_a_continued_run_ends_with_the_same_bits(tiny: Tiny, tmp_path: Path, name: str) -> None:
     changes: dict[str, Any] = {
         "SOLVER__OPTIMIZER": name, "SOLVER__EMA_DECAY": 0.9, "SOLVER__ACCUMULATE": 2, "TRAIN__EVAL_ITERS": 5,

@@ -15,6 +15,7 @@ from observe import (
     tested_batches,
     trained_weights,
     training_batches,
+    updates,
 )
 from rows_heads import CASCADE, KEYPOINTS_ON
 from rows_inference import OTHER_PROPOSALS as OTHERS
@@ -25,6 +26,8 @@ from sample import READY_MADE
 from table import Row
 
 RFCN = FIFTH_STAGE | {"MODEL.TYPE": "rfcn", "RPN.SIZES": (16, 32, 64)}
+LION = {"SOLVER.OPTIMIZER": "lion", "SOLVER.BASE_LR": 1.0}  # so large that signs change
+MUON = {"SOLVER.OPTIMIZER": "muon", "SOLVER.BASE_LR": 0.001}
 RPN_ONLY = {"MODEL.MASK_ON": False, "MODEL.FASTER_RCNN": False, "MODEL.RPN_ONLY": True}
 
 PLACES: dict[str, list[Row]] = {
@@ -47,6 +50,15 @@ PLACES: dict[str, list[Row]] = {
         Row("BBOX_XFORM_CLIP", 4.0, 0.01, losses),
         Row("MODEL.CLS_AGNOSTIC_BBOX_REG", False, True, losses),
         Row("MRCNN.CLS_SPECIFIC_MASK", True, False, losses),
+    ],
+    "other optimisers": [
+        Row("SOLVER.OPTIMIZER", "adam", "nadam", updates, {"SOLVER.BASE_LR": 0.001}),
+        Row("SOLVER.BETAS", (0.9, 0.99), (0.5, 0.9), updates, LION),
+        Row("SOLVER.WEIGHT_DECAY", 0.0005, 0.1, updates, LION),
+        Row("SOLVER.MOMENTUM", 0.95, 0.5, updates, MUON),
+        Row("SOLVER.BETAS", (0.9, 0.999), (0.5, 0.9), updates, MUON),
+        Row("SOLVER.EPS", 1e-8, 0.1, updates, MUON),
+        Row("SOLVER.WEIGHT_DECAY", 0.0005, 0.1, updates, MUON),
     ],
     "the training data": [
         Row("MODEL.GEOMETRY", "detectron2", "detectron", training_batches),

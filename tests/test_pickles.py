@@ -243,7 +243,7 @@ def test_arrays_that_share_their_bytes_may_not_grow_beyond_the_file(tmp_path: Pa
 
 
 def test_too_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("detectune.pickles.MAX_STEPS", 1000)
+    monkeypatch.setattr("detectune.pickle_machine.MAX_STEPS", 1000)
     load_pickle(written(tmp_path, pickle.dumps(list(range(100)), 2)))
     with pytest.raises(UserError, match="more than 1000 steps"):
         load_pickle(written(tmp_path, pickle.dumps(list(range(2000)), 2)))

@@ -147,7 +147,7 @@ def run_torchvision(arguments: dict[str, Any], seed: int) -> dict[str, float]:
 
 def run_detectune(arguments: dict[str, Any], seed: int) -> dict[str, float]:
     """Our side: an ordinary training run through `train`, then `test`."""
-    from detectune.engine.inference import test
+    from detectune.engine.testing import test
     from detectune.engine.trainer import train
     from detectune.weights.native import save_weights
     from detectune.weights.torchvision import from_torchvision

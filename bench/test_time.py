@@ -19,7 +19,7 @@ from typing import Any
 
 from alternation import write_result
 from detectune.config.load import load_config
-from detectune.engine.inference import test
+from detectune.engine.testing import test
 from detectune.engine.trainer import train
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "getting_started" / "shapes.yaml"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detectune.config.load import Config, load_config
-    from detectune.engine.inference import Predictor, test
+    from detectune.engine.inference import Predictor
+    from detectune.engine.testing import test
     from detectune.engine.trainer import train
     from detectune.models.build import build_detector
     from detectune.structures import Batch, ClassInfo, Detections, ImageBatch, Record, Targets
@@ -23,7 +24,7 @@ _HOMES = {
     "Config": "detectune.config.load",
     "load_config": "detectune.config.load",
     "Predictor": "detectune.engine.inference",
-    "test": "detectune.engine.inference",
+    "test": "detectune.engine.testing",
     "train": "detectune.engine.trainer",
     "build_detector": "detectune.models.build",
     "Batch": "detectune.structures",

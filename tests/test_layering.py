@@ -92,6 +92,7 @@ def test_only_builders_read_the_configuration() -> None:
         "engine/running.py",  # carries the configuration for hooks
         "engine/resume.py",  # compares it with the checkpoint's
         "engine/inference.py",
+        "engine/testing.py",
         "engine/build_augmentation.py",
     }
     readers = {

@@ -56,7 +56,7 @@ def test_weights(
 
 
 def _test_range(given: Given, weights: Path, image_range: Sequence[int]) -> None:
-    from detectune.engine.inference import test
+    from detectune.engine.testing import test
 
     config = given.config
     start, stop = image_range

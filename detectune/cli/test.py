@@ -42,7 +42,7 @@ def test(
     from detectune.cli.places import choose_run_directory
     from detectune.cli.processes import launches, run_in_processes, speaks, with_processes_for_test
     from detectune.cli.results import ap_table
-    from detectune.engine.inference import test as test_run
+    from detectune.engine.testing import test as test_run
     from detectune.evaluation.expected import read_expectations
     from detectune.report.page import write_report
 

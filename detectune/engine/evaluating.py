@@ -15,9 +15,9 @@ import torch
 
 from detectune.data.loader import Loader, build_loader
 from detectune.engine.hooks import Hook
-from detectune.engine.inference import test
 from detectune.engine.publishing import save_published
 from detectune.engine.running import Run
+from detectune.engine.testing import test
 from detectune.errors import DataError, UserError
 
 VALIDATION_IMAGES = 200  # how many images the validation loss looks at, the first of each data set

@@ -77,7 +77,7 @@ def load_features(name: str) -> Any:
         hint = f"did you mean timm/{near[0]}?" if near else "timm.list_models() lists what it has."
         raise UserError(f"MODEL.CONV_BODY timm/{name} is no model of timm; {hint}")
     try:
-        body = timm.create_model(name, features_only=True, pretrained=False)
+        body: Any = timm.create_model(name, features_only=True, pretrained=False)
         strides = list(body.feature_info.reduction())
     except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
         raise UserError(

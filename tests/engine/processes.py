@@ -29,7 +29,7 @@ import tiny_engine
 from pathlib import Path
 from detectune.config.load import load_config
 from detectune.engine.hooks import Hook
-from detectune.engine.inference import test
+from detectune.engine.testing import test
 from detectune.engine.trainer import train
 
 class Patch:

@@ -26,7 +26,7 @@ from detectune.data.proposal_files import read_proposals
 from detectune.data.shapes import DatasetPaths
 from detectune.engine.dataset_evaluation import evaluate_dataset, uses_eleven_points
 from detectune.engine.evaluating import check_best_metric
-from detectune.engine.inference import test as run_test
+from detectune.engine.testing import test as run_test
 from detectune.errors import DataError, UserError
 from detectune.report.page import write_report
 from detectune.structures import Detections, ImageBatch

@@ -15,9 +15,9 @@ from processes import Processes
 from detectune.data.proposal_files import Proposals, proposals_to_bytes
 from detectune.data.shapes import make_shapes
 from detectune.engine.distributed import ALONE, check_devices, joined, share_outputs, to_common_shape
-from detectune.engine.inference import merge_parts
 from detectune.engine.launching import LOST, judge
 from detectune.engine.run_directory import RunDirectory
+from detectune.engine.testing import merge_parts
 from detectune.errors import DataError, UserError
 from detectune.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
 from detectune.weights.native import load_weights

@@ -11,7 +11,7 @@ import torch
 from detectune.config.load import Config, load_config
 from detectune.data.images import load_image
 from detectune.data.shapes import make_shapes
-from detectune.engine import inference
+from detectune.engine import inference, testing
 from detectune.engine.initial_weights import load_initial_weights
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.trainer import train
@@ -50,7 +50,7 @@ def test_it_learns_and_what_it_saved_detects(
     for name in ("loss_retnet_cls", "loss_retnet_bbox"):
         assert rows[-1][name] < 0.25 * rows[0][name]
     assert result.metrics["bbox/AP"] > 0.6 and result.metrics["bbox/AP75"] > 0.7
-    again = inference.test(config, result.weights, output_dir=tmp_path / "again", log=lambda _: None)
+    again = testing.test(config, result.weights, output_dir=tmp_path / "again", log=lambda _: None)
     assert again["bbox/AP"] == pytest.approx(result.metrics["bbox/AP"], abs=1e-6)
     found = inference.Predictor(config, result.weights)(load_image(sorted(Path(data["images"]).iterdir())[0]))
     assert found.masks is None and found.rles is None

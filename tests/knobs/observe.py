@@ -36,12 +36,12 @@ from detectune.data.loader import build_loader
 from detectune.engine import evaluating
 from detectune.engine.distributed import ALONE
 from detectune.engine.inference import Predictor
-from detectune.engine.inference import test as run_test
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.running import step_generator
 from detectune.engine.schedule import lr_at
 from detectune.engine.solver import build_schedule, build_solver
 from detectune.engine.starting import build_model, settle_compute
+from detectune.engine.testing import test as run_test
 from detectune.engine.trainer import train
 from detectune.errors import UserError
 from detectune.evaluation.expected import read_expectations

@@ -155,6 +155,35 @@ class Batch:
     def pin_memory(self) -> Batch:
         return Batch(self.images.pin_memory(), None if self.targets is None else self.targets.pin_memory())
 
+    @property
+    def names(self) -> str:
+        """Which images these are, for messages."""
+        return ", ".join(f"{info.file_name} (id {info.image_id})" for info in self.images.infos)
+
+
+@dataclass
+class LabelledBatch:
+    """What a classifier takes: whole images with one label each, label k in 0..K-1 (there is no background)."""
+
+    images: Tensor  # uint8 or float32 [B, C, H, W], 0..255
+    labels: Tensor | None  # int64 [B]
+    indices: Tensor  # int64 [B], which images of the data set
+    source: str = ""  # its name
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LabelledBatch:
+        """The same batch on `device`; `indices` stay on the host."""
+        images = self.images.to(device, non_blocking=non_blocking)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=non_blocking)
+        return LabelledBatch(images, labels, self.indices, self.source)
+
+    @property
+    def names(self) -> str:
+        """Which images these are, for messages."""
+        return f"numbers {', '.join(map(str, self.indices.tolist()))} of {self.source}"
+
 
 @dataclass
 class Detections:

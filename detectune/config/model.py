@@ -14,6 +14,7 @@ ModelType = Literal[
     "generalized_rcnn",
     "retinanet",
     "rfcn",
+    "classifier",
     "rpn",
     "fpn_rpn",
     "fast_rcnn",
@@ -72,8 +73,9 @@ class Model(Section):
 
     TYPE: ModelType = knob(
         "",
-        "Family of detector: `generalized_rcnn` (Fast, Faster, Mask and Keypoint R-CNN, RPN alone), "
-        "`retinanet` or `rfcn`. The other names are old spellings of `generalized_rcnn`; empty lets "
+        "Family of network: `generalized_rcnn` (Fast, Faster, Mask and Keypoint R-CNN, RPN alone), "
+        "`retinanet` or `rfcn`; or `classifier`, a small network for whole images, which CLASSIFIER describes. The "
+        "other names are old spellings of `generalized_rcnn`; empty lets "
         "FASTER_RCNN, RPN_ONLY and RETINANET_ON decide.",
         kind="architecture",
         stage="architecture",

@@ -369,6 +369,25 @@ def _evaluation(config: Config) -> Iterator[str]:
         )
 
 
+def _classifier(config: Config) -> Iterator[str]:
+    given = config.CLASSIFIER
+    if config.MODEL.TYPE == "classifier" and not given.LAYERS:
+        yield (
+            "MODEL.TYPE is classifier but CLASSIFIER.LAYERS is empty; list the layers, for example "
+            "['dense 100', 'sigmoid', 'softmax 10']."
+        )
+    if len(given.INPUT_SHAPE) not in (0, 3):
+        yield (
+            f"CLASSIFIER.INPUT_SHAPE is {list(given.INPUT_SHAPE)}; give channels, height and width, or nothing to take "
+            "the data's."
+        )
+    if given.LABEL_SMOOTHING and given.LOSS != "log_likelihood":
+        yield (
+            f"CLASSIFIER.LABEL_SMOOTHING is {given.LABEL_SMOOTHING} but CLASSIFIER.LOSS is {given.LOSS}; smoothing "
+            "is for log_likelihood."
+        )
+
+
 RULES: tuple[Rule, ...] = (
     _families,
     _heads,
@@ -384,4 +403,5 @@ RULES: tuple[Rule, ...] = (
     _data,
     _machine,
     _evaluation,
+    _classifier,
 )

@@ -114,6 +114,17 @@ class Solver(Section):
         search=among(0.0, 0.00001, 0.0001),
         source="Wu & He 2018 (arXiv:1803.08494)",
     )
+    BIAS_LR_FACTOR: float = knob(
+        2.0,
+        "Learning rate of biases over that of weights. 2 is Caffe's habit, which Detectron's schedules were made with; "
+        "most other systems have 1.",
+        kind="optimisation",
+        stage="training",
+        unit="factor",
+        ge=0,
+        search=among(1.0, 2.0),
+        source="Detectron",
+    )
     WARM_UP_ITERS: int = knob(
         500,
         "Iterations over which the rate rises to its full value; 0 starts at once. Longer is safer "

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from detectune.config.backbone import Fpn, GroupNorm, ResNets
 from detectune.config.cascade import Cascade
+from detectune.config.classifier import Classifier
 from detectune.config.data import DataLoader, Datasets, Input
 from detectune.config.heads import FastRcnn, KeypointRcnn, MaskRcnn, Rfcn
 from detectune.config.knob import Section, knob
@@ -40,6 +41,7 @@ class Config(Runtime):
     KRCNN: KeypointRcnn = Field(default_factory=KeypointRcnn)
     RFCN: Rfcn = Field(default_factory=Rfcn)
     RETINANET: RetinaNet = Field(default_factory=RetinaNet)
+    CLASSIFIER: Classifier = Field(default_factory=Classifier)
     SOLVER: Solver = Field(default_factory=Solver)
     TRAIN: Train = Field(default_factory=Train)
     TEST: Test = Field(default_factory=Test)

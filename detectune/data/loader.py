@@ -150,6 +150,10 @@ class Loader:
     left_out: dict[str, int] = field(default_factory=dict)  # file name -> how often it was met
 
     @property
+    def num_images(self) -> int:
+        return len(self.records)
+
+    @property
     def skipped(self) -> int:
         """How many images were left out because they cannot be read."""
         return len(self.left_out)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from detectune.data.labelled_loader import build_labelled_loader
 from detectune.data.loader import Loader, build_loader
 from detectune.engine.hooks import Hook
 from detectune.engine.publishing import save_published
@@ -158,8 +159,9 @@ def evaluate_with_validation_loss(run: Run, dataset: str) -> dict[str, float]:
 
 def check_test_data(run: Run) -> None:
     """Read every test set now rather than after hours of training; its classes must be the training set's."""
+    build = build_labelled_loader if run.config.MODEL.TYPE == "classifier" else build_loader
     for name in run.config.TEST.DATASETS:
-        info = build_loader(run.config, training=False, dataset=name).class_info
+        info = build(run.config, training=False, dataset=name).class_info
         if info.names != run.class_info.names:
             raise DataError(
                 f"TEST.DATASETS: {name} has the classes {', '.join(info.names)}, the training data has "

@@ -11,13 +11,14 @@ the scale. Of several processes all stop at the loss of one; their gradients are
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from detectune.engine.distributed import ALONE, Team, tell_elsewhere
-from detectune.structures import ImageInfo
+from detectune.structures import Batch, LabelledBatch
 
 ADVICE = "Lower SOLVER.BASE_LR, lengthen SOLVER.WARM_UP_ITERS or set SOLVER.CLIP_GRADIENT_NORM."
 
@@ -33,7 +34,7 @@ class _Watched:
     names: list[str]
     values: Tensor  # host, float32 [len(names)]; filled when `ready` has happened
     ready: torch.cuda.Event | None
-    where: str
+    where: Callable[[], str]  # asked only if something is wrong
 
 
 class FiniteGuard:
@@ -45,12 +46,12 @@ class FiniteGuard:
         self.gradient: _Watched | None = None
 
     def watch_losses(
-        self, losses: dict[str, Tensor], infos: tuple[ImageInfo, ...], *, iteration: int, lr: float
+        self, losses: dict[str, Tensor], batch: Batch | LabelledBatch, *, iteration: int, lr: float
     ) -> None:
         """Start bringing the losses of one batch to the host."""
-        images = ", ".join(f"{info.file_name} (id {info.image_id})" for info in infos)
-        where = f"iteration {iteration + 1}, learning rate {lr:g}, images: {images}"
-        self.losses.append(_fetch(losses, where))
+        self.losses.append(
+            _fetch(losses, lambda: f"iteration {iteration + 1}, learning rate {lr:g}, images: {batch.names}")
+        )
 
     def check_losses(self) -> None:
         """Raise unless all losses watched since the last call, by any process, are finite."""
@@ -63,7 +64,7 @@ class FiniteGuard:
         at.
         """
         self.settle()
-        self.gradient = _fetch({"norm": norm}, f"iteration {iteration + 1}, learning rate {lr:g}")
+        self.gradient = _fetch({"norm": norm}, lambda: f"iteration {iteration + 1}, learning rate {lr:g}")
         if self.gradient.ready is None:
             self.settle()
 
@@ -77,7 +78,7 @@ class FiniteGuard:
             raise error
 
 
-def _fetch(scalars: dict[str, Tensor], where: str) -> _Watched:
+def _fetch(scalars: dict[str, Tensor], where: Callable[[], str]) -> _Watched:
     stacked = torch.stack([value.detach().float() for value in scalars.values()])
     if stacked.device.type != "cuda":
         return _Watched(list(scalars), stacked.cpu(), None, where)
@@ -99,6 +100,6 @@ def _error_unless_finite(watched: _Watched, what: str) -> NonFiniteLossError | N
     good = [pair for pair in pairs if pair not in bad]
     rest = f"; finite: {', '.join(good)}" if good else ""
     return NonFiniteLossError(
-        f"{what} is not finite: {', '.join(bad)}{rest} at {watched.where}. Training stopped before these weights "
+        f"{what} is not finite: {', '.join(bad)}{rest} at {watched.where()}. Training stopped before these weights "
         f"were updated; checkpoints written before are good. {ADVICE}"
     )

@@ -61,6 +61,11 @@ class DetectronSGD(Optimizer):
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]
         grads = [p.grad for p in params if p.grad is not None]
+        if momentum == 0:  # nothing is carried on, so there is no velocity to keep
+            if group["weight_decay"] != 0:
+                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+            torch._foreach_add_(params, grads, alpha=-lr)
+            return
         velocities = [self._velocity(p) for p in params]
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, grads, alpha=lr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from detectune.engine.hooks import Hook
 from detectune.engine.run_directory import output_errors
 from detectune.engine.running import Run
+from detectune.models.classifier import Classifier
 from detectune.structures import ClassInfo
 from detectune.weights.native import save_weights
 
@@ -36,13 +37,16 @@ def save_published(run: Run, path: Path) -> None:
 def published_metadata(run: Run) -> dict[str, str]:
     """What a weights file says about itself; every value is text, as safetensors wants it."""
     config = run.config.with_overrides({"OUTPUT_DIR": type(run.config)().OUTPUT_DIR})
-    return {
+    metadata = {
         "format": "detectune",
         "config": config.to_yaml(),
         "classes": classes_json(run.class_info),
         "iteration": str(run.iteration),
         "geometry": run.config.MODEL.GEOMETRY,
     }
+    if isinstance(run.model, Classifier):
+        metadata["input_shape"] = json.dumps(run.model.input_shape)
+    return metadata
 
 
 def classes_json(info: ClassInfo) -> str:

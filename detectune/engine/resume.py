@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detectune.config.catalogue import KNOBS
+from detectune.data.labelled_loader import LabelledLoader
 from detectune.data.loader import Loader
 from detectune.engine.checkpoint import checkpoint_path, newest_valid, prune_checkpoints, save_checkpoint
 from detectune.engine.hooks import Hook, HookLike, hook_states, restore_hook_states
@@ -162,8 +163,10 @@ def images_per_step(changed: dict[str, tuple[Any, Any]], which: int, run: Run) -
     return values[0] * values[1]
 
 
-def data_fingerprint(loader: Loader) -> dict[str, Any]:
+def data_fingerprint(loader: Loader | LabelledLoader) -> dict[str, Any]:
     """What identifies the training data: images, annotations, classes; not where the files lie."""
+    if isinstance(loader, LabelledLoader):
+        return loader.fingerprint()
     digest = hashlib.sha256()
     for record in loader.records:
         name = Path(record.file_name).name

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detectune.config.tree import Config
+from detectune.data.labelled_loader import LabelledLoader
 from detectune.data.loader import Loader
 from detectune.engine.distributed import ALONE, Team
 from detectune.engine.ema import WeightAverage
@@ -40,7 +41,7 @@ class Run:
     compute: Compute
     solver: Solver
     average: WeightAverage | None
-    loader: Loader
+    loader: Loader | LabelledLoader
     data: dict[str, Any]  # what identifies the training data, see `resume.data_fingerprint`
     class_info: ClassInfo
     max_iter: int
@@ -62,7 +63,7 @@ class Run:
     @property
     def epoch(self) -> float:
         """How often every image was seen, on average."""
-        return self.iteration * self.batch / max(1, len(self.loader.records))
+        return self.iteration * self.batch / max(1, self.loader.num_images)
 
     def request_stop(self, reason: str) -> None:
         """End the run after this step, normally: it is evaluated and saved. The first reason counts."""

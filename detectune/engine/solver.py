@@ -1,9 +1,9 @@
 """How weights change: parameter groups by Detectron's rules, the optimiser, the rate of each iteration,
 clipping.
 
-Groups (golden/detectron/*/param_groups.json): every bias, those of norms included, learns at twice the rate
-and without weight decay; scales of trained norms decay by WEIGHT_DECAY_GN; all other weights by
-WEIGHT_DECAY. What does not require a gradient (frozen stages, frozen affine) is in no group.
+Groups (golden/detectron/*/param_groups.json): every bias, those of norms included, learns at BIAS_LR_FACTOR
+(Detectron: 2) times the rate and without weight decay; scales of trained norms decay by WEIGHT_DECAY_GN; all
+other weights by WEIGHT_DECAY. What does not require a gradient (frozen stages, frozen affine) is in no group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from detectune.engine.optimizers import USED_BY, DetectronSGD, make_optimizer
 from detectune.engine.schedule import Schedule, check_schedule, iterations_of, lr_at, scale_to_batch
 from detectune.errors import UserError
 
-BIAS_RATE = 2.0  # Detectron's factor on the learning rate of biases
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 POLICY_USES: dict[str, tuple[str, ...]] = {
     "SOLVER.GAMMA": ("step", "steps_with_decay", "exp_decay"),
@@ -116,7 +115,10 @@ def build_solver(
     """The solver that SOLVER describes, for the parameters of `model` that require a gradient."""
     solver = config.SOLVER
     groups = parameter_groups(
-        model, weight_decay=solver.WEIGHT_DECAY, weight_decay_norm=solver.WEIGHT_DECAY_GN
+        model,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_GN,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
     )
     if not groups:
         raise UserError(
@@ -204,7 +206,7 @@ def solver_notices(config: Config) -> list[str]:
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, weight_decay_norm: float
+    model: nn.Module, *, weight_decay: float, weight_decay_norm: float, bias_lr_factor: float = 2.0
 ) -> list[dict[str, Any]]:
     """Optimiser groups of the trainable parameters, in the order of the model; empty groups are left out.
 
@@ -214,7 +216,7 @@ def parameter_groups(
     groups: dict[str, dict[str, Any]] = {
         "weight": {"lr_factor": 1.0, "weight_decay": weight_decay},
         "norm": {"lr_factor": 1.0, "weight_decay": weight_decay_norm},
-        "bias": {"lr_factor": BIAS_RATE, "weight_decay": 0.0},
+        "bias": {"lr_factor": bias_lr_factor, "weight_decay": 0.0},
     }
     for name, group in groups.items():
         group.update(name=name, names=[], params=[], lr=0.0)

@@ -15,7 +15,9 @@ from torch import nn
 
 from detectune.config.load import dump_diff
 from detectune.config.tree import Config
+from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader
 from detectune.data.loader import build_loader
+from detectune.engine.classification import check_classifier_metric, evaluate_classes
 from detectune.engine.distributed import ALONE, Team, share_counts
 from detectune.engine.ema import WeightAverage
 from detectune.engine.environment import describe_environment
@@ -32,6 +34,7 @@ from detectune.engine.running import Run, seed_globals
 from detectune.engine.solver import build_schedule, build_solver, solver_notices
 from detectune.errors import UserError
 from detectune.models.build import build_detector
+from detectune.models.build_classifier import build_classifier
 from detectune.structures import ClassInfo
 from detectune.weights.downloads import local_weights
 
@@ -76,12 +79,17 @@ def assemble_run(
     """The part of `start_run` that each process does by itself."""
     done = 0 if found is None else found["iteration"]
     position = done * config.SOLVER.ACCUMULATE
-    loader = build_loader(config, training=True, position=position, part=team.rank, parts=team.size)
+    build = build_labelled_loader if config.MODEL.TYPE == "classifier" else build_loader
+    loader = build(config, training=True, position=position, part=team.rank, parts=team.size)
     for problem in loader.problems:
         log(f"Notice: {problem}")
-    check_num_classes(config.MODEL.NUM_CLASSES, loader.class_info)
-    schedule = build_schedule(config, num_images=len(loader.records), log=log, num_processes=team.size)
-    model = build_model(config, loader.class_info, compute, log, team)
+    if isinstance(loader, LabelledLoader):
+        log(f"Data: {loader.data.name}, {loader.num_images} images ({loader.data.source})")
+    else:
+        check_num_classes(config.MODEL.NUM_CLASSES, loader.class_info)
+    schedule = build_schedule(config, num_images=loader.num_images, log=log, num_processes=team.size)
+    input_shape = tuple(loader.data.images.shape[1:]) if isinstance(loader, LabelledLoader) else ()
+    model = build_model(config, loader.class_info, compute, log, team, input_shape=input_shape)
     exits = contextlib.ExitStack()
     run = Run(
         config=config,
@@ -136,12 +144,22 @@ def initial_weights(config: Config) -> Path:
 
 
 def build_model(
-    config: Config, class_info: ClassInfo, compute: Compute, log: Callable[[str], None], team: Team
+    config: Config,
+    class_info: ClassInfo,
+    compute: Compute,
+    log: Callable[[str], None],
+    team: Team,
+    *,
+    input_shape: tuple[int, ...] = (),
 ) -> nn.Module:
-    """The detector with its initial weights, where it will run."""
-    model: nn.Module = build_detector(
-        config, num_classes=len(class_info) + 1, num_keypoints=len(class_info.keypoint_names) or None
-    )
+    """The network with its initial weights, where it will run; `input_shape` is that of a classifier's images."""
+    model: nn.Module
+    if config.MODEL.TYPE == "classifier":
+        model = build_classifier(config, input_shape=input_shape, num_classes=len(class_info))
+    else:
+        model = build_detector(
+            config, num_classes=len(class_info) + 1, num_keypoints=len(class_info.keypoint_names) or None
+        )
     if config.TRAIN.WEIGHTS:
         log(load_initial_weights(model, initial_weights(config)))
     model = compute.place(model)
@@ -162,9 +180,12 @@ def build_model(
 def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook) -> list[HookLike]:
     """The hooks of a run in their order, whose reasons `hooks.py` gives."""
     train, solver, model = run.config.TRAIN, run.config.SOLVER, run.config.MODEL
+    classifies = model.TYPE == "classifier"
     evaluation = EvaluationHook(
         eval_iters=train.EVAL_ITERS,
-        best_metric=check_best_metric(
+        best_metric=check_classifier_metric(train.BEST_METRIC)
+        if classifies
+        else check_best_metric(
             train.BEST_METRIC,
             has_masks=model.MASK_ON,
             has_keypoints=model.KEYPOINTS_ON,
@@ -172,6 +193,7 @@ def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook)
         ),
         keep_best=train.KEEP_BEST,
         patience=train.EARLY_STOP_PATIENCE,
+        evaluate=evaluate_classes if classifies else None,
     )
     shown = run.team.first  # all processes need equally many hooks: they meet between them
     progress = ProgressHook(lr_change_threshold=solver.LOG_LR_CHANGE_THRESHOLD) if shown else Hook()

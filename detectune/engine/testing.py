@@ -25,6 +25,7 @@ from detectune.config.tree import Config
 from detectune.data.datasets import resolve_dataset
 from detectune.data.images import load_image
 from detectune.data.loader import ALL_RECORDS, Loader, build_loader
+from detectune.engine.classification import test_classifier
 from detectune.engine.dataset_evaluation import evaluate_dataset
 from detectune.engine.distributed import ALONE, Team, joined, launched
 from detectune.engine.drawing import draw_every_image
@@ -53,7 +54,7 @@ def test(
     team: Team | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Measure AP on `dataset` (each of TEST.DATASETS if not given; the first one's metrics are returned).
+    """Measure AP, or a classifier's accuracy, on `dataset` (each of TEST.DATASETS if not given; the first one's metrics are returned).
 
     Undefined metrics (no objects of that kind) are left out. `model` replaces reading `weights` or TEST.WEIGHTS.
     `records` restricts the test to a range of each data set. The processes of `team` (if not given, those that this
@@ -65,6 +66,10 @@ def test(
                 config, weights, output_dir=output_dir, model=model, dataset=dataset, records=records, team=team,
                 log=log,
             )  # fmt: skip
+    if config.MODEL.TYPE == "classifier":
+        return test_classifier(
+            config, weights, output_dir=Path(output_dir or config.OUTPUT_DIR), model=model, dataset=dataset
+        )
     team = team or ALONE
     names = (dataset,) if dataset else tuple(config.TEST.DATASETS)
     if not names:

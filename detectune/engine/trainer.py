@@ -26,7 +26,9 @@ from detectune.engine.run_directory import RunDirectory
 from detectune.engine.running import Run, step_generator
 from detectune.engine.starting import order_hooks, start_run
 from detectune.errors import DataError
-from detectune.structures import Batch
+from detectune.structures import Batch, LabelledBatch
+
+AnyBatch = Batch | LabelledBatch
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def train_steps(run: Run, hooks: Sequence[HookLike], interrupt: Interrupts) -> N
     """Update until MAX_ITER, until a hook asks to stop, or until a signal came in."""
     if run.iteration >= run.max_iter or run.stop_reason is not None:
         return  # no loader is started for nothing
-    batches = iter(run.loader)
+    batches: Iterator[AnyBatch] = iter(run.loader)
     run.model.train()
     while run.iteration < run.max_iter and not agree_to_stop(run, interrupt):
         for hook in hooks:
@@ -149,17 +151,28 @@ def train_steps(run: Run, hooks: Sequence[HookLike], interrupt: Interrupts) -> N
             hook.after_step(run)
 
 
-def next_batch(run: Run, batches: Iterator[Batch]) -> Batch:
+def next_batch(run: Run, batches: Iterator[AnyBatch]) -> AnyBatch:
     """This process's part of the next batch, on its device, in the shape of the whole batch."""
     waiting = time.perf_counter()
     with run.team.together():
         batch = next(batches)
     run.data_seconds += time.perf_counter() - waiting
-    shape = common_shape(batch, run.team)
-    return to_common_shape(batch.to(run.compute.device, non_blocking=True), *shape)
+    moved = batch.to(run.compute.device, non_blocking=True)
+    if isinstance(moved, LabelledBatch):
+        return moved
+    return to_common_shape(moved, *common_shape(moved, run.team))
 
 
-def train_step(run: Run, batches: Iterator[Batch]) -> None:
+def draw_from(run: Run, part: int, *, num_images: int) -> torch.Generator | None:
+    """The generator of one forward pass; None for a model that says that it draws nothing (`draws`)."""
+    if not getattr(run.model, "draws", True):
+        return None
+    return step_generator(
+        run.config.RNG_SEED, run.iteration, part, run.compute.device, team=run.team, num_images=num_images
+    )
+
+
+def train_step(run: Run, batches: Iterator[AnyBatch]) -> None:
     """One update of the weights from SOLVER.ACCUMULATE batches; `run.outputs` are the means of what they
     gave.
     """
@@ -169,14 +182,12 @@ def train_step(run: Run, batches: Iterator[Batch]) -> None:
     run.data_seconds = 0.0
     for part in range(parts):
         batch = next_batch(run, batches)
-        generator = step_generator(
-            run.config.RNG_SEED, iteration, part, run.compute.device, team=run.team, num_images=len(batch)
-        )
+        generator = draw_from(run, part, num_images=len(batch))
         with run.compute.autocast():
             returned = run.model(batch, generator)
         losses, values = share_outputs(returned, run.team)
         loss = torch.stack(list(losses.values())).sum()
-        run.finite.watch_losses(losses, batch.images.infos, iteration=iteration, lr=lr)
+        run.finite.watch_losses(losses, batch, iteration=iteration, lr=lr)
         run.solver.backward(loss / parts)
         values["loss"] = torch.stack([values[name] for name in losses]).sum()
         for name, value in values.items():

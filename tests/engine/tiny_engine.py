@@ -90,6 +90,10 @@ class TinyLoader:
     parts: int = 1
 
     @property
+    def num_images(self) -> int:
+        return len(self.records)
+
+    @property
     def skipped(self) -> int:
         return len(self.left_out)
 

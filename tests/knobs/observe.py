@@ -32,6 +32,7 @@ from torch import nn
 from detectune.cli.test import meets_expectations
 from detectune.config.tree import Config
 from detectune.data.known_datasets import ROOT_VARIABLE
+from detectune.data.labelled_loader import build_labelled_loader
 from detectune.data.loader import build_loader
 from detectune.engine import evaluating
 from detectune.engine.distributed import ALONE
@@ -46,6 +47,7 @@ from detectune.engine.trainer import train
 from detectune.errors import UserError
 from detectune.evaluation.expected import read_expectations
 from detectune.models.build import build_detector
+from detectune.models.build_classifier import build_classifier
 from detectune.structures import ClassInfo, Detections
 from detectune.weights.native import load_weights, save_weights
 
@@ -204,6 +206,43 @@ def _batches(config: Config, *, training: bool) -> Any:
         )
         seen.append((names, moves, tuple(made.images.tensor.shape), pixels, objects, made.images.proposals))
     return seen
+
+
+# ---- classifiers
+
+CLASSIFIER: dict[str, Any] = {
+    "MODEL.TYPE": "classifier",
+    "CLASSIFIER.LAYERS": ["dense 5", "relu", "softmax 10"],
+    "TRAIN.DATASETS": ["digits_val"],
+    "TRAIN.IMS_PER_BATCH": 20,
+}
+
+
+def _classifier(config: Config) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_classifier(config, input_shape=(1, 8, 8))
+
+
+@observer(CLASSIFIER)
+def classifier_weights(config: Config) -> Any:
+    """Every fresh weight of a classifier."""
+    return dict(_classifier(config).named_parameters())
+
+
+@observer(CLASSIFIER)
+def classifier_loss(config: Config) -> Any:
+    """What a training step of a classifier computes for some digits."""
+    first = next(iter(build_labelled_loader(config, training=True)))
+    with torch.no_grad():
+        return _classifier(config).train()(first)
+
+
+@observer(CLASSIFIER)
+def classifier_batches(config: Config) -> Any:
+    """The first training batch of a classifier."""
+    first = next(iter(build_labelled_loader(config, training=True)))
+    return first.images, first.labels, first.indices
 
 
 # ---- the optimiser

@@ -1,0 +1,152 @@
+"""Classifiers in a run: testing, the evaluation on the way, weights back to a network.
+
+Files that `test_classifier` writes under evaluation/<data set>/:
+
+    metrics.json    accuracy and loss, overall and per class     confusion.json  true class x answer
+    mistakes.json   every image that was taken for another class, the surest answers first
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectune.config.tree import Config
+from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader
+from detectune.engine.precision import Compute, choose_compute
+from detectune.engine.run_directory import output_errors, write_text
+from detectune.engine.running import Run
+from detectune.errors import UserError, WeightsError
+from detectune.evaluation.classification import evaluate_classification
+from detectune.models.build_classifier import build_classifier
+from detectune.models.classifier import Classifier
+from detectune.structures import ClassInfo
+from detectune.weights.native import fit_weights, load_weights
+
+METRICS = ("classification/accuracy", "classification/loss")
+
+
+def test_classifier(
+    config: Config,
+    weights: Path | str | None = None,
+    *,
+    output_dir: Path,
+    model: nn.Module | None = None,
+    dataset: str | None = None,
+) -> dict[str, float]:
+    """Accuracy and loss on `dataset` (each of TEST.DATASETS if not given; the first one's are returned)."""
+    names = (dataset,) if dataset else tuple(config.TEST.DATASETS)
+    if not names:
+        raise UserError("TEST.DATASETS is empty: there is nothing to test on.")
+    compute = choose_compute(
+        device=config.MODEL.DEVICE,
+        precision=config.TEST.PRECISION,
+        memory_format=config.MODEL.MEMORY_FORMAT,
+        key="TEST",
+    )
+    results = []
+    for name in names:
+        loader = build_labelled_loader(config, training=False, dataset=name)
+        tested = model
+        if tested is None:
+            tested = compute.place(load_classifier(config, weights or config.TEST.WEIGHTS, loader)[0])
+        assert isinstance(tested, Classifier)
+        results.append(_test_one(tested, loader, compute, name, output_dir / "evaluation" / name))
+    return results[0]
+
+
+test_classifier.__test__ = False  # type: ignore[attr-defined]  # no test, whatever its name makes pytest think
+
+
+def load_classifier(
+    config: Config, path: Path | str, loader: LabelledLoader | None = None
+) -> tuple[Classifier, ClassInfo]:
+    """The network of the configuration with the weights of a file, and its classes.
+
+    The shape of its images is the configuration's, else what the file tells, else that of the loader's data.
+    """
+    state, metadata = load_weights(Path(path).expanduser())
+    shape = tuple(json.loads(metadata["input_shape"])) if "input_shape" in metadata else ()
+    if not shape and loader is not None:
+        shape = tuple(loader.data.images.shape[1:])
+    told = json.loads(metadata["classes"]) if "classes" in metadata else None
+    classes = ClassInfo(tuple(told["names"]), tuple(told["category_ids"])) if told else None
+    if classes is None and loader is not None:
+        classes = loader.class_info
+    if classes is None or not (shape or config.CLASSIFIER.INPUT_SHAPE):
+        raise WeightsError(f"{path} does not say which classes and which shape of images its network is for.")
+    model = build_classifier(config, input_shape=shape, num_classes=len(classes))
+    report = fit_weights(model, state)
+    if not report.complete:
+        raise WeightsError(
+            f"{path} does not fit CLASSIFIER.LAYERS: {report} Use the configuration that the weights were trained with."
+        )
+    return model.eval(), classes
+
+
+def evaluate_classes(run: Run, dataset: str) -> dict[str, float]:
+    """Accuracy and loss of the run's model on a data set; the first process measures."""
+    metrics: dict[str, float] = {}
+    with run.team.together():
+        if run.team.first:
+            metrics = test_classifier(
+                run.config, output_dir=run.directory.path, model=run.model, dataset=dataset
+            )
+    return run.team.from_first(metrics)
+
+
+def check_classifier_metric(metric: str) -> str:
+    """TRAIN.BEST_METRIC or what '' stands for; a `UserError` if a classifier will never report it."""
+    if metric and metric not in METRICS:
+        raise UserError(
+            f"TRAIN.BEST_METRIC={metric!r} is not measured for a classifier; it is {' or '.join(METRICS)}."
+        )
+    return metric or METRICS[0]
+
+
+@torch.no_grad()
+def answers(model: Classifier, loader: LabelledLoader, compute: Compute) -> tuple[Tensor, Tensor]:
+    """Probabilities float32 [N, K] and losses float32 [N] of all images of a loader, on the host."""
+    probabilities: list[Tensor] = []
+    losses: list[Tensor] = []
+    model.eval()
+    for batch in loader:
+        batch = batch.to(compute.device, non_blocking=True)
+        with compute.autocast():
+            scores = model.scores(batch.images).float()
+        probabilities.append((scores.softmax(1) if model.softmax else scores.sigmoid()).cpu())
+        losses.append(model.loss_of(scores, batch.labels, reduction="none").cpu())
+    return torch.cat(probabilities), torch.cat(losses)
+
+
+def _test_one(
+    model: Classifier, loader: LabelledLoader, compute: Compute, name: str, folder: Path
+) -> dict[str, float]:
+    """Measure, and write one data set's folder."""
+    started = time.perf_counter()
+    probabilities, losses = answers(model, loader, compute)
+    seconds = (time.perf_counter() - started) / len(loader.data)
+    result = evaluate_classification(
+        probabilities.numpy(), loader.data.labels.numpy(), losses.numpy(), names=loader.class_info.names
+    )
+    summary: dict[str, Any] = {
+        "dataset": name,
+        "source": loader.data.source,
+        "num_images": len(loader.data),
+        "metrics": result.metrics,
+        "per_class": result.per_class,
+        "seconds_per_image": seconds,
+    }
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    contents = {"confusion": result.confusion.tolist(), "mistakes": result.mistakes}
+    for file, content in (
+        contents | {"metrics": summary}
+    ).items():  # metrics last: they say that all is there
+        write_text(folder / f"{file}.json", json.dumps(content, allow_nan=False) + "\n")
+    return dict(result.metrics)

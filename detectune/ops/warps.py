@@ -1,0 +1,125 @@
+"""Shifts, turns, zooms and elastic bends of small images, many at a time.
+
+Every pixel of the result is looked up at a place of the original: for the pixel at p = (y, x), with c the centre of
+the image,
+
+    q = c + R(-angle) (p - c) / zoom - shift + field(p)
+
+bilinear between the four pixels around q, 0 outside the image. `field` is Gaussian noise smoothed by a Gaussian
+(Simard et al. 2003, "Best Practices for Convolutional Neural Networks Applied to Visual Document Analysis",
+section 2), here scaled so that each component has the deviation that was asked for.
+
+Shape legend
+    N  images    C, H, W  channels, height, width
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How far images may be warped at random."""
+
+    shift: int = 0  # whole pixels in each direction, uniform
+    rotation: float = 0.0  # degrees to either side, uniform
+    zoom: float = 0.0  # factor within 1 plus or minus this, uniform
+    elastic: float = 0.0  # deviation of the displacements, pixels
+    smoothness: float = 4.0  # deviation of the Gaussian that smooths them, pixels
+
+    @property
+    def nothing(self) -> bool:
+        """Whether images stay as they are."""
+        return not (self.shift or self.rotation or self.zoom or self.elastic)
+
+
+def warp_images(images: Tensor, warp: Warp, *, seed: Sequence[int]) -> Tensor:
+    """Images [N, C, H, W], each warped at random; all numbers come from `seed`.
+
+    Whole shifts alone keep the type of the pixels, anything else gives float32.
+    """
+    count, _, height, width = images.shape
+    mixed = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+    shifts = torch.randint(-warp.shift, warp.shift + 1, (count, 2), generator=generator)
+    if not (warp.rotation or warp.zoom or warp.elastic):
+        return shift_images(images, shifts)
+    draws = torch.rand((count, 2), generator=generator) * 2 - 1
+    angles = draws[:, 0] * math.radians(warp.rotation)
+    zooms = 1 + draws[:, 1] * warp.zoom
+    field = None
+    if warp.elastic:
+        field = warp.elastic * smooth_noise(
+            count, height, width, smoothness=warp.smoothness, generator=generator
+        )
+    return sample_images(images, warped_grid(height, width, angles, zooms, shifts, field))
+
+
+def shift_images(images: Tensor, shifts: Tensor) -> Tensor:
+    """Each image [C, H, W] moved by its whole (dy, dx) of `shifts` int64 [N, 2]; 0 comes in."""
+    _, channels, height, width = images.shape
+    most = int(shifts.abs().max())
+    padded = F.pad(images, (most, most, most, most))
+    rows = torch.arange(height) + most - shifts[:, :1]  # [N, H]
+    columns = torch.arange(width) + most - shifts[:, 1:]
+    places = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # [N, H, W]
+    flat = places.reshape(len(images), 1, -1).expand(-1, channels, -1)
+    return padded.flatten(2).gather(2, flat).view_as(images)
+
+
+def warped_grid(
+    height: int, width: int, angles: Tensor, zooms: Tensor, shifts: Tensor, field: Tensor | None
+) -> Tensor:
+    """Where each pixel of the results is looked up, float32 [N, H, W, 2] as (y, x) in pixels of the original.
+
+    Angles [N] in radians turn the content counter-clockwise as seen (y points down), zooms [N] enlarge it, shifts
+    [N, 2] move it by (dy, dx); `field` [N, H, W, 2] comes on top.
+    """
+    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
+    y = torch.arange(height) - centre_y
+    x = torch.arange(width) - centre_x
+    cos, sin = (angles.cos() / zooms)[:, None, None], (angles.sin() / zooms)[:, None, None]
+    rows = cos * y[:, None] + sin * x + (centre_y - shifts[:, 0])[:, None, None]
+    columns = cos * x - sin * y[:, None] + (centre_x - shifts[:, 1])[:, None, None]
+    grid = torch.stack((rows, columns), dim=3)
+    return grid if field is None else grid + field
+
+
+def sample_images(images: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear samples float32 [N, C, H, W] of images at `grid` [N, H, W, 2], (y, x) in pixels; 0 outside."""
+    height, width = images.shape[2:]
+    x = grid[..., 1] * (2 / max(width - 1, 1)) - 1
+    y = grid[..., 0] * (2 / max(height - 1, 1)) - 1
+    places = torch.stack((x, y), dim=3)
+    return F.grid_sample(images.float(), places, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def smooth_noise(
+    count: int, height: int, width: int, *, smoothness: float, generator: torch.Generator
+) -> Tensor:
+    """Noise float32 [count, height, width, 2] of mean 0 and deviation 1, smooth over `smoothness` pixels.
+
+    White noise on a larger field under a Gaussian cut off at three deviations; the whole field is equally rough.
+    """
+    reach = math.ceil(3 * smoothness)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / smoothness).square())
+    taps = taps / taps.square().sum().sqrt()  # keeps the variance of independent numbers
+    noise = torch.randn((count, 2, height + 2 * reach, width + 2 * reach), generator=generator)
+    smooth = _bands(taps, height) @ noise @ _bands(taps, width).T
+    return smooth.permute(0, 2, 3, 1)
+
+
+def _bands(taps: Tensor, size: int) -> Tensor:
+    """The matrix [size, size + taps - 1] that filters a row of numbers by multiplication."""
+    matrix = torch.zeros(size, size + len(taps) - 1)
+    for row in range(size):
+        matrix[row, row : row + len(taps)] = taps
+    return matrix

@@ -86,6 +86,7 @@ def test_only_builders_read_the_configuration() -> None:
     """Configuration stops at the builders (DESIGN.md): elsewhere values arrive as explicit arguments."""
     allowed = {
         "data/loader.py",
+        "data/labelled_loader.py",
         "engine/solver.py",
         "engine/trainer.py",
         "engine/starting.py",  # the first half of `train`: from a configuration to a run
@@ -93,6 +94,7 @@ def test_only_builders_read_the_configuration() -> None:
         "engine/resume.py",  # compares it with the checkpoint's
         "engine/inference.py",
         "engine/testing.py",
+        "engine/classification.py",
         "engine/build_augmentation.py",
     }
     readers = {

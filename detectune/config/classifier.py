@@ -25,9 +25,9 @@ class Classifier(Section):
     )
     INIT: Literal["nielsen", "unit_normal", "xavier", "he", "torch"] = knob(
         "he",
-        "Fresh weights. `nielsen`: deviation 1 / sqrt(inputs), biases of deviation 1, a softmax layer at 0. "
-        "`unit_normal`: all of deviation 1, which saturates sigmoids. `xavier` for sigmoid and tanh, `he` for relu, "
-        "biases at 0. `torch`: PyTorch's own.",
+        "Fresh weights. `nielsen` has deviation 1 / sqrt(inputs), biases of deviation 1 and a softmax layer at 0; "
+        "`unit_normal` has 1 everywhere, which saturates sigmoids; `torch` is PyTorch's own. `xavier` suits sigmoid "
+        "and tanh, `he` relu, both with biases at 0.",
         kind="optimisation",
         stage="training",
         search=among("nielsen", "xavier", "he"),

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "detectune"
 RANKS = {
-    "errors": 0, "pickles": 0, "pickle_machine": 0, "structures": 0, "config": 0,
+    "errors": 0, "downloads": 0, "pickles": 0, "pickle_machine": 0, "structures": 0, "config": 0,
     "ops": 1,
     "models": 2, "data": 2, "evaluation": 2, "weights": 2,
     "engine": 3,

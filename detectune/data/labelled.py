@@ -20,6 +20,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,35 @@ import torch
 from torch import Tensor
 
 from detectune.data.idx import read_idx_pair
+from detectune.data.image_folders import read_folders
 from detectune.data.known_datasets import data_roots
+from detectune.downloads import DownloadError, fetch
 from detectune.errors import DataError
 from detectune.structures import ClassInfo
 
 NUM_VALIDATION = 10_000  # the last of MNIST's training images
 FILES = {"train": "train", "val": "train", "trainval": "train", "test": "t10k"}
 VARIABLES = {"mnist": "MNIST_DIR", "fashion_mnist": "FASHION_MNIST_DIR"}
+PAIR = ("images-idx3-ubyte", "labels-idx1-ubyte")
+ADDRESSES = {
+    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+}
+DIGESTS = {
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+    "fashion_mnist": {
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+}
+"""MD5 of the files as they are published."""
 FASHION = (
     "T-shirt/top",
     "trouser",
@@ -109,9 +132,8 @@ def read_known(
         return _digits(name, split)
     part = FILES[split]
     places = list(folders) if folders is not None else image_folders(family, download_cache=download_cache)
-    folder = find_idx(family, part, places)
-    images = _one_of(folder, f"{part}-images-idx3-ubyte")
-    labels = _one_of(folder, f"{part}-labels-idx1-ubyte")
+    folder = find_idx(family, part, places) or _downloaded(family, part, places, download_cache)
+    images, labels = (_one_of(folder, f"{part}-{name}") for name in PAIR)
     assert images is not None and labels is not None
     pixels, classes = read_idx_pair(images, labels)
     if split in ("train", "val"):
@@ -130,21 +152,44 @@ def image_folders(family: str, *, download_cache: str = "") -> list[Path]:
     return [*([Path(named).expanduser()] if named else []), *(root / family for root in roots)]
 
 
-def find_idx(family: str, part: str, folders: Sequence[Path]) -> Path:
-    """The first folder with both files of a part (train, t10k).
+def find_idx(family: str, part: str, folders: Sequence[Path]) -> Path | None:
+    """The first folder with both files of a part (train, t10k), if there is one."""
+    return next((f for f in folders if all(_one_of(f, f"{part}-{name}") for name in PAIR)), None)
+
+
+def _downloaded(family: str, part: str, folders: Sequence[Path], download_cache: str) -> Path:
+    """The folder of the files in the download cache, fetched and compared with their published digests.
 
     Raises:
-        DataError: if there is none.
+        DataError: if they cannot be had; it says where they are expected.
     """
-    wanted = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
-    for folder in folders:
-        if all(_one_of(folder, name) for name in wanted):
+    reason = "no DOWNLOAD_CACHE is given to fetch them into"
+    folder = Path(download_cache).expanduser() / family
+    try:
+        for name in PAIR if download_cache else ():
+            file = f"{part}-{name}.gz"
+            if not (folder / file).is_file():
+                fetch(
+                    ADDRESSES[family] + file,
+                    folder / file,
+                    check=partial(_check_digest, DIGESTS[family][file]),
+                )
+        if download_cache:
             return folder
+    except DownloadError as error:
+        reason = f"{ADDRESSES[family]} does not give them ({error})"
     raise DataError(
-        f"The files of {family} are not found: {wanted[0]} and {wanted[1]}, plain or with .gz, are expected in one of: "
-        f"{', '.join(map(str, folders))}. Set {VARIABLES[family]} to their folder, or take digits_train, digits_val "
-        "and digits_test, 8 x 8 pixels, which come with scikit-learn."
+        f"The files of {family} are not found: {part}-{PAIR[0]} and {part}-{PAIR[1]}, plain or with .gz, are expected "
+        f"in one of: {', '.join(map(str, folders))}; {reason}. Set {VARIABLES[family]} to their folder, or take "
+        "digits_train, digits_val and digits_test, 8 x 8 pixels, which come with scikit-learn."
     )
+
+
+def _check_digest(expected: str, file: Path) -> None:
+    with open(file, "rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if found != expected:
+        raise ValueError(f"a file with the MD5 digest {found} in place of {expected}")
 
 
 def _one_of(folder: Path, name: str) -> Path | None:
@@ -162,6 +207,9 @@ def _read_own(name: str, entry: Mapping[str, Any]) -> LabelledImages:
             raise DataError(f"{entry['annotations']} has the label {classes.min()}; labels count from 0.")
         names = tuple(map(str, range(int(classes.max()) + 1)))
         return _made(name, pixels[:, None], classes, names, source=entry["images"])
+    if form == "folders":
+        pixels, classes, names = read_folders(Path(entry["images"]))
+        return _made(name, pixels, classes, names, source=entry["images"])
     raise DataError(
         f"DATASETS.{name} has format {form}, which has no label for a whole image; a classifier takes idx or folders."
     )

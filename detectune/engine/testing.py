@@ -54,7 +54,7 @@ def test(
     team: Team | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Measure AP (of a classifier: accuracy) on `dataset`, or each of TEST.DATASETS; the first one's metrics are returned.
+    """Measure AP (of a classifier: accuracy) on `dataset` or each of TEST.DATASETS; returned are the first one's.
 
     Undefined metrics (no objects of that kind) are left out. `model` replaces reading `weights` or TEST.WEIGHTS.
     `records` restricts the test to a range of each data set. The processes of `team` (if not given, those that this

@@ -7,22 +7,18 @@ host for others. Detectron's server keeps `<address>.md5sum` beside every file; 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-import urllib.error
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from detectune.errors import OutputError, WeightsError
+from detectune.downloads import TIMEOUT, DownloadError, fetch
+from detectune.errors import WeightsError
 
 DETECTRON_ADDRESSES = (
     "https://dl.fbaipublicfiles.com/detectron/",
     "https://s3-us-west-2.amazonaws.com/detectron/",
 )
 SCHEMES = ("http://", "https://")
-TIMEOUT = 30.0  # seconds without a byte
 
 
 def local_weights(named: str | Path, *, download_cache: str) -> Path:
@@ -52,27 +48,12 @@ def cached_place(address: str, download_cache: str) -> Path:
 
 def _fetch(address: str, place: Path) -> None:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    except OSError as error:
-        raise OutputError(
-            f"{place.parent} (DOWNLOAD_CACHE) cannot be written ({error.strerror or error})."
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-            shutil.copyfileobj(answer, file)
-            expected = answer.headers.get("Content-Length")
-            if expected is not None and file.tell() != int(expected):
-                raise OSError(f"{file.tell()} of {expected} bytes arrived")
-        _check_digest(address, Path(part))
-        os.replace(part, place)  # whole or absent, also for a second process
-    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+        fetch(address, place, check=lambda part: _check_digest(address, part))
+    except DownloadError as error:
         raise WeightsError(
-            f"{address} could not be downloaded ({getattr(error, 'reason', None) or error}). Put the file into {place} "
-            "by hand, name a file that is here, or leave the key empty for fresh weights."
+            f"{address} could not be downloaded ({error}). Put the file into {place} by hand, name a file that is "
+            "here, or leave the key empty for fresh weights."
         ) from error
-    finally:
-        Path(part).unlink(missing_ok=True)
 
 
 def _check_digest(address: str, part: Path) -> None:

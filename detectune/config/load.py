@@ -64,8 +64,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] | Mapping[str,
     return _build(Config().flat(), layers, source, notices=())
 
 
-def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """A new validated configuration with full keys replaced; source and notices are kept.
+def apply_overrides(config: Config, overrides: Sequence[str] | Mapping[str, Any]) -> Config:
+    """A new validated configuration with full keys, or words of a command line, on top; source and notices are kept.
 
     Raises:
         ConfigError: with all problems of the overrides.

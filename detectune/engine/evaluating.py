@@ -8,14 +8,14 @@ one. Where TEST.DATASETS names several, the first one decides what is best; all 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from detectune.data.labelled_loader import build_labelled_loader
 from detectune.data.loader import Loader, build_loader
-from detectune.engine.hooks import Hook
+from detectune.engine.hooks import Hook, HookLike
 from detectune.engine.publishing import save_published
 from detectune.engine.running import Run
 from detectune.engine.testing import test
@@ -38,12 +38,14 @@ class EvaluationHook(Hook):
         keep_best: bool,
         patience: int,
         evaluate: Evaluate | None = None,
+        others: Sequence[HookLike] = (),
     ) -> None:
         self.eval_iters = eval_iters
         self.best_metric = best_metric
         self.keep_best = keep_best
         self.patience = patience
         self.evaluate = evaluate or evaluate_with_validation_loss
+        self.others = others  # hooks that are told of every evaluation
         self.state: dict[str, Any] = {
             "last": -1,
             "best": None,
@@ -62,13 +64,17 @@ class EvaluationHook(Hook):
     def after_step(self, run: Run) -> None:
         due = self.eval_iters > 0 and run.iteration % self.eval_iters == 0
         if due and run.iteration < run.max_iter and self.state["last"] != run.iteration:
-            self._evaluate(run)
-            self._judge(run)
+            self._evaluate_and_judge(run)
 
     def after_train(self, run: Run) -> None:
         if self.state["last"] != run.iteration:
-            self._evaluate(run)
-            self._judge(run)
+            self._evaluate_and_judge(run)
+
+    def _evaluate_and_judge(self, run: Run) -> None:
+        self._evaluate(run)
+        self._judge(run)
+        for hook in self.others:
+            hook.after_evaluation(run)
 
     def _evaluate(self, run: Run) -> None:
         run.finite.settle()

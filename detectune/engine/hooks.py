@@ -21,11 +21,12 @@ from detectune.engine.running import Run
 
 @runtime_checkable
 class HookLike(Protocol):
-    """The four moments of a run, and what must survive a restart."""
+    """The five moments of a run, and what must survive a restart."""
 
     def before_train(self, run: Run) -> None: ...
     def before_step(self, run: Run) -> None: ...
     def after_step(self, run: Run) -> None: ...
+    def after_evaluation(self, run: Run) -> None: ...
     def after_train(self, run: Run) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -42,6 +43,9 @@ class Hook:
 
     def after_step(self, run: Run) -> None:
         """After the update; `run.iteration` updates are finished. `run.request_stop(reason)` ends the run."""
+
+    def after_evaluation(self, run: Run) -> None:
+        """When `run.metrics` have been measured anew, before they are saved; for hooks given to `train`."""
 
     def after_train(self, run: Run) -> None:
         """Once, when the run ended by itself or a hook stopped it; not after an error or Ctrl-C."""

@@ -36,7 +36,8 @@ def save_published(run: Run, path: Path) -> None:
 
 def published_metadata(run: Run) -> dict[str, str]:
     """What a weights file says about itself; every value is text, as safetensors wants it."""
-    config = run.config.with_overrides({"OUTPUT_DIR": type(run.config)().OUTPUT_DIR})
+    changed = run.config.diff().get("OUTPUT_DIR")  # where a run lay is nobody's business
+    config = run.config if changed is None else run.config.with_overrides({"OUTPUT_DIR": changed[0]})
     metadata = {
         "format": "detectune",
         "config": config.to_yaml(),

@@ -194,6 +194,7 @@ def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook)
         keep_best=train.KEEP_BEST,
         patience=train.EARLY_STOP_PATIENCE,
         evaluate=evaluate_classes if classifies else None,
+        others=hooks,
     )
     shown = run.team.first  # all processes need equally many hooks: they meet between them
     progress = ProgressHook(lr_change_threshold=solver.LOG_LR_CHANGE_THRESHOLD) if shown else Hook()

@@ -1,0 +1,169 @@
+"""`detectune tune`: search over knobs, in trials that are ordinary runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detectune.errors import UserError
+
+if TYPE_CHECKING:
+    from detectune.config.load import Config
+    from detectune.tuner.history import History
+    from detectune.tuner.spec import Request, Spec
+
+OPTIONS = (
+    "--knobs", "--trials", "--minutes", "--trial-minutes", "--workers", "--output", "--sampler", "--pruner",
+    "--objective", "--seed", "--name", "--join", "--debug", "--help",
+)  # fmt: skip
+
+
+def tune(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STUDY.yaml | CONFIG",
+            help="A study file, or a configuration around which --knobs are searched.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings of every trial; KEY VALUE works too.", show_default=False
+        ),
+    ] = None,
+    knobs: Annotated[
+        str | None, typer.Option(metavar="KEY,KEY", help="What is searched, in the knobs' suggested ranges.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials in all. [default: 24]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for the whole study.")] = None,
+    trial_minutes: Annotated[float | None, typer.Option(help="Time for one trial.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time. [default: 1]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Study directory. Default: studies/<name>.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="sobol, tpe, gp, cmaes, grid or random. [default: tpe]")
+    ] = None,
+    pruner: Annotated[
+        str | None, typer.Option(help="none, asha, hyperband or median. [default: none]")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="What is compared, as bbox/AP; several with commas: a Pareto front."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides what is proposed. [default: 1]")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A PostgreSQL database through which machines share a study."),
+    ] = None,
+) -> None:
+    """Search over knobs: proposes settings, trains each in its own run directory, compares, says which is best.
+
+    The same command again goes on where an interrupted study stopped; --trials is the total.
+    """
+    from detectune.cli.study_table import print_study
+    from detectune.tuner.spec import Request
+
+    asked = Request(
+        name=name, sampler=sampler, pruner=pruner, trials=trials, minutes=minutes,
+        trial_minutes=trial_minutes, workers=workers, seed=seed,
+        objectives=objective.split(",") if objective else None,
+    )  # fmt: skip
+    if study is None:
+        if join is None:
+            raise UserError(
+                "Give a study file, or a configuration with --knobs; `detectune tune --help` says how."
+            )
+        spec, base, request = None, None, asked
+    else:
+        spec, base, request = _prepare(study, overrides, knobs, asked)
+    folder = (output or Path("studies") / (spec.name if spec else name or "joined")).expanduser()
+    from detectune.tuner.session import run_study
+    from detectune.tuner.study import StudyInterruptedError
+
+    print(f"Study directory: {folder}", flush=True)
+    try:
+        history = run_study(
+            spec, base, folder, workers=request.workers or 1, url=join, log=_log, changed=_Progress()
+        )
+    except StudyInterruptedError as interruption:
+        raise interruption
+    print_study(history, folder)
+
+
+def _prepare(
+    study: str, words: list[str] | None, knobs: str | None, asked: Request
+) -> tuple[Spec, Config, Request]:
+    """(study, base configuration, request) from a study file or a configuration, with the options on top."""
+    from dataclasses import fields
+
+    from detectune.cli.overrides import check_words
+    from detectune.cli.places import find_config
+    from detectune.tuner.space import Entry
+    from detectune.tuner.spec import Request, base_config, complete, is_study_file, read_study_file
+
+    file = find_config(study)
+    request, config_file, default_name = Request(), file, file.stem
+    if is_study_file(file):
+        request = read_study_file(file)
+        if request.config is None:
+            raise UserError(f"{file}: config is missing: the configuration around which is searched.")
+        beside = file.parent / request.config
+        config_file = beside if beside.is_file() else find_config(request.config)
+    elif not knobs:
+        raise UserError(f"{study} is a configuration: name what to search, as --knobs SOLVER.BASE_LR.")
+    for option in fields(Request):
+        value = getattr(asked, option.name)
+        if value is not None and option.name not in ("overrides", "knobs", "place", "config"):
+            setattr(request, option.name, value)
+    if knobs:
+        request.knobs = [Entry(key.strip(), {}, "--knobs") for key in knobs.split(",") if key.strip()]
+    base = base_config(request, config_file, check_words(words, options=OPTIONS))
+    for notice in dict.fromkeys(base.notices):
+        print(f"Notice: {notice}", file=sys.stderr)
+    if request.workers is not None and request.workers < 1:
+        raise UserError(f"workers must be at least 1, not {request.workers}.")
+    return complete(request, base, default_name=default_name, default_metric=_metric(base)), base, request
+
+
+def _metric(base: Config) -> str:
+    """The metric by which a run of this configuration chooses its best weights."""
+    from detectune.engine.evaluating import check_best_metric
+
+    model = base.MODEL
+    return check_best_metric(
+        base.TRAIN.BEST_METRIC,
+        has_masks=model.MASK_ON,
+        has_keypoints=model.KEYPOINTS_ON,
+        only_proposals=model.RPN_ONLY,
+    )
+
+
+class _Progress:
+    """A line for each trial that has ended since the last call."""
+
+    def __init__(self) -> None:
+        self.told: set[int] | None = None
+
+    def __call__(self, history: History) -> None:
+        from detectune.cli.study_table import describe_end
+        from detectune.tuner.history import ENDS
+
+        ended = {trial.number: trial for trial in history.ended(*ENDS)}
+        if self.told is None:
+            self.told = set(ended)
+            if ended:
+                print(f"Going on: {len(ended)} trials have ended.", flush=True)
+        for number in sorted(set(ended) - self.told):
+            print(describe_end(ended[number], history), flush=True)
+        self.told |= set(ended)
+
+
+def _log(message: str) -> None:
+    print(message, flush=True)

@@ -45,7 +45,7 @@ def tune(
     workers: Annotated[int | None, typer.Option(help="Trials at a time. [default: 1]")] = None,
     output: Annotated[Path | None, typer.Option(help="Study directory. Default: studies/<name>.")] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="sobol, tpe, gp, cmaes, grid or random. [default: tpe]")
+        str | None, typer.Option(help="auto, sobol, gp, tpe, cmaes, grid or random. [default: auto]")
     ] = None,
     pruner: Annotated[
         str | None, typer.Option(help="none, asha, hyperband or median. [default: none]")

@@ -26,13 +26,14 @@ from optuna.trial import FrozenTrial, TrialState
 from detectune.tuner.distributions import suggest
 from detectune.tuner.history import ENDS, History, State, Trial
 from detectune.tuner.outcomes import Outcome
-from detectune.tuner.samplers import StudySampler
+from detectune.tuner.samplers import make_sampler
 from detectune.tuner.spec import Spec, as_document, from_document
+from detectune.tuner.strategy import INFEASIBLE
 
 TELL: dict[str, TrialState] = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
-    "infeasible": TrialState.PRUNED,  # a sampler that ranks pruned trials last learns to avoid its values
+    "infeasible": TrialState.FAIL,
     "failed": TrialState.FAIL,
     "timed_out": TrialState.FAIL,
 }
@@ -148,6 +149,8 @@ class Ledger:
             self._write(number, "outcome", record)
         else:
             outcome = outcome_of(frozen)
+        if outcome.state == "infeasible":
+            self._write(number, INFEASIBLE, True)
         state = TELL[outcome.state]
         values = list(outcome.values or ()) if state is TrialState.COMPLETE else None
         self.study.tell(number, values, state=state, skip_if_finished=True)
@@ -229,7 +232,7 @@ def open_ledger(
     storage: BaseStorage, spec: Spec, base_yaml: str, base: Mapping[str, Any], *, owner: str
 ) -> Ledger:
     """The study of `spec` in `storage`, begun if it is not there."""
-    sampler = StudySampler(spec.sampler, spec.space, seed=spec.seed, trials=spec.trials)
+    sampler = make_sampler(spec.sampler, spec.space, seed=spec.seed, trials=spec.trials)
     study = optuna.create_study(
         storage=storage,
         study_name=spec.name,

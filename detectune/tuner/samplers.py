@@ -1,10 +1,12 @@
-"""Samplers and pruners by name: Optuna's, behind an exploration that depends on the number of the trial alone."""
+"""Samplers and pruners by name. Exploration depends on a trial's number alone; what comes after it is Optuna's.
+
+`auto` is `strategy.py`: a Sobol sequence, then a model. `sobol`, `grid` and `random` never look at results.
+"""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import optuna
@@ -14,119 +16,111 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from detectune.tuner.designs import Design, propose
+from detectune.tuner.designs import grid_point, random_point
 from detectune.tuner.distributions import distributions_of
 from detectune.tuner.history import Space
+from detectune.tuner.strategy import StagedSampler, exploring, sobol_point
 
-SamplerName = Literal["sobol", "tpe", "gp", "cmaes", "grid", "random"]
+SamplerName = Literal["auto", "sobol", "tpe", "gp", "cmaes", "grid", "random"]
 PrunerName = Literal["none", "asha", "hyperband", "median"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 PRUNERS: tuple[PrunerName, ...] = get_args(PrunerName)
 
-DESIGNS: dict[SamplerName, Design] = {"sobol": "sobol", "grid": "grid", "random": "random"}
-"""Samplers that do not look at results."""
+REDUCTION = 3  # ASHA and Hyperband keep one of so many at each rung (Li et al. 2018, arXiv:1810.05934)
+MEDIAN_AFTER = 4  # complete trials before the median rule ends any
 
 
-def exploration_length(dimensions: int) -> int:
-    """How many trials of a Sobol sequence come before a sampler that learns: a power of two, where it is balanced."""
-    return int(2 ** math.ceil(math.log2(max(8, 2 * dimensions))))
-
-
-class StudySampler(BaseSampler):
-    """A plan for the first trials (for all of them, if it is a design), then Optuna's sampler of the name.
-
-    Args:
-        trials: how many the study will have; only a grid asks.
-        explore: how many trials are explored before the sampler learns; by default `exploration_length`.
-    """
-
-    def __init__(
-        self, name: SamplerName, space: Space, *, seed: int, trials: int, explore: int | None = None
-    ) -> None:
-        self.name = name
-        self.design: Design = DESIGNS.get(name, "sobol")
-        self.explore = exploration_length(len(space)) if explore is None else explore
-        self.distributions = distributions_of(space)
-        self.seed = seed
-        self.trials = trials
-        self._made: tuple[int, BaseSampler | None] = (-1, None)
-
-    def _learner(self, study: Study, trial: FrozenTrial) -> BaseSampler | None:
-        """Optuna's sampler for this trial, or None where the plan decides."""
-        if self.name in DESIGNS or trial.number < self.explore:
-            return None
-        if self._made[0] != trial.number:
-            self._made = (trial.number, make_learner(self.name, study, seed=self.seed + trial.number))
-        return self._made[1]
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        learner = self._learner(study, trial)
-        return (
-            dict(self.distributions) if learner is None else learner.infer_relative_search_space(study, trial)
-        )
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        learner = self._learner(study, trial)
-        if learner is not None:
-            return learner.sample_relative(study, trial, search_space)
-        return propose(
-            self.design, self.distributions, seed=self.seed, number=trial.number, trials=self.trials
-        )
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        learner = self._learner(study, trial)
-        if learner is not None:
-            return learner.sample_independent(study, trial, param_name, param_distribution)
-        return propose(
-            self.design, self.distributions, seed=self.seed, number=trial.number, trials=self.trials
-        )[param_name]
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        if (learner := self._learner(study, trial)) is not None:
-            learner.before_trial(study, trial)
-
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        if (learner := self._learner(study, trial)) is not None:
-            learner.after_trial(study, trial, state, values)
-
-
-def make_learner(name: SamplerName, study: Study, *, seed: int) -> BaseSampler:
-    """Optuna's sampler for a study whose exploration is over."""
-    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        if name == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True
+def make_sampler(name: SamplerName, space: Space, *, seed: int, trials: int) -> BaseSampler:
+    """The sampler of the name for a study of `trials` trials."""
+    distributions = distributions_of(space)
+    explore = exploring(len(space), total=trials)
+    match name:
+        case "sobol":
+            return Planned(distributions, lambda n: sobol_point(distributions, seed=seed, index=n))
+        case "random":
+            return Planned(distributions, lambda n: random_point(distributions, seed=seed, number=n))
+        case "grid":
+            return Planned(
+                distributions, lambda n: grid_point(distributions, seed=seed, number=n, trials=trials)
             )
-        if name == "gp":
-            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False)
-        assert name == "cmaes"
-        return optuna.samplers.CmaEsSampler(
-            seed=seed, n_startup_trials=0, x0=_best_parameters(study), warn_independent_sampling=False
-        )
+        case "cmaes":
+            return CmaAfterSobol(distributions, seed=seed, explore=explore)
+        case "auto" | "gp" | "tpe":
+            return StagedSampler(distributions, seed=seed, explore=explore, model=name)
 
 
 def make_pruner(name: PrunerName, *, first: int, last: int) -> BasePruner:
     """The pruner of the name. `first` and `last` are the iterations of the first and the last evaluation."""
-    if name == "asha":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=last, reduction_factor=3)
-    if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=4, interval_steps=first)
-    return optuna.pruners.NopPruner()
+    match name:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=first, max_resource=last, reduction_factor=REDUCTION
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_AFTER, interval_steps=first)
+        case "none":
+            return optuna.pruners.NopPruner()
 
 
-def _best_parameters(study: Study) -> dict[str, Any] | None:
-    """Numbers of the best complete trial, from where CMA-ES sets out."""
-    complete = [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.values]
+class Planned(BaseSampler):
+    """A sampler whose trial N is `point(N)`, whatever the others gave."""
+
+    def __init__(
+        self, distributions: dict[str, BaseDistribution], point: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self.distributions, self.point = distributions, point
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.point(trial.number)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.point(trial.number)[param_name]
+
+
+class CmaAfterSobol(Planned):
+    """A Sobol sequence, then Optuna's CMA-ES from the best of it; choices stay with the sequence."""
+
+    def __init__(self, distributions: dict[str, BaseDistribution], *, seed: int, explore: int) -> None:
+        super().__init__(distributions, lambda n: sobol_point(distributions, seed=seed, index=n))
+        self.seed, self.explore = seed, explore
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if trial.number < self.explore:
+            return dict(self.distributions)
+        return self._cma(study, trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if trial.number < self.explore:
+            return self.point(trial.number)
+        return self._cma(study, trial).sample_relative(study, trial, search_space)
+
+    def _cma(self, study: Study, trial: FrozenTrial) -> BaseSampler:
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            return optuna.samplers.CmaEsSampler(
+                seed=self.seed + trial.number, n_startup_trials=0, x0=_best_numbers(study)
+            )
+
+
+def _best_numbers(study: Study) -> dict[str, Any] | None:
+    """The numbers of the best complete trial."""
+    complete: Sequence[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:
         return None
     sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
-    best = min(complete, key=lambda trial: sign * (trial.value or 0.0))
-    return {name: value for name, value in best.params.items() if isinstance(value, int | float)}
+    best = min(complete, key=lambda trial: sign * trial.values[0])
+    return {
+        name: value
+        for name, value in best.params.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

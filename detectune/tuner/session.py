@@ -17,7 +17,6 @@ from detectune.engine.run_directory import output_errors, write_text
 from detectune.errors import OutputError, UserError
 from detectune.tuner.history import History
 from detectune.tuner.ledger import open_ledger, stored_spec
-from detectune.tuner.samplers import StudySampler
 from detectune.tuner.spec import Spec, as_document, differences, to_yaml
 from detectune.tuner.storage import hide_password, open_database, open_journal, patiently
 from detectune.tuner.study import BASE, SPEC, TRIALS, Session, owner_name
@@ -62,7 +61,6 @@ def run_study(
         ledger = patiently(
             lambda: open_ledger(storage, spec, base.to_yaml(), settings, owner=owner_name()), log=log
         )
-        ledger.study.sampler = StudySampler(spec.sampler, spec.space, seed=spec.seed, trials=spec.trials)
         with make_pool() if make_pool is not None else LocalPool(workers) as pool:
             session = Session(
                 spec, base, folder, ledger, pool, workers, log,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from detectune.config.load import apply_overrides, load_config
 from detectune.config.tree import Config
 from detectune.config.yaml_reader import Document, read_text, read_yaml
 from detectune.errors import UserError
+from detectune.tuner.designs import grid_size
+from detectune.tuner.distributions import distributions_of
 from detectune.tuner.history import Objective, Space, dimension_as_json, dimension_from_json
 from detectune.tuner.samplers import PRUNERS, SAMPLERS, PrunerName, SamplerName
 from detectune.tuner.space import Entry, fixed_values, make_space
@@ -57,7 +59,7 @@ class Spec:
     name: str
     space: Space
     objectives: tuple[Objective, ...]
-    sampler: SamplerName = "tpe"
+    sampler: SamplerName = "auto"
     pruner: PrunerName = "none"
     trials: int = DEFAULT_TRIALS
     minutes: float | None = None
@@ -129,7 +131,7 @@ def read_study_file(path: Path) -> Request:
 def complete(request: Request, base: Config, *, default_name: str, default_metric: str) -> Spec:
     """The checked study of a request around the configuration `base`."""
     place = f"{request.place}: " if request.place else ""
-    sampler, pruner = request.sampler or "tpe", request.pruner or "none"
+    sampler, pruner = request.sampler or "auto", request.pruner or "none"
     for word, value, allowed in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if value not in allowed:
             near = difflib.get_close_matches(value, allowed, n=1)
@@ -156,7 +158,7 @@ def complete(request: Request, base: Config, *, default_name: str, default_metri
         seed=1 if request.seed is None else request.seed,
     )
     _check_together(spec, base, place)
-    return spec
+    return spec if spec.sampler != "grid" else replace(spec, trials=_whole_grid(spec, place))
 
 
 def base_config(request: Request, file: Path, words: Sequence[str]) -> Config:
@@ -248,9 +250,9 @@ def _check_together(spec: Spec, base: Config, place: str) -> None:
             f"{place}A pruner needs one objective, but there are {len(spec.objectives)}; take none."
         )
     if len(spec.objectives) > 1 and spec.sampler == "cmaes":
-        raise UserError(f"{place}cmaes searches for one objective; take tpe or gp for several.")
+        raise UserError(f"{place}cmaes searches for one objective; take auto, gp or tpe for several.")
     if spec.sampler == "cmaes" and all(dimension.choices is not None for dimension in spec.space):
-        raise UserError(f"{place}cmaes searches numbers, but every knob here has choices; take tpe or grid.")
+        raise UserError(f"{place}cmaes searches numbers, but every knob here has choices; take auto or grid.")
     if spec.pruner != "none" and not 0 < base.TRAIN.EVAL_ITERS < base.SOLVER.MAX_ITER:
         raise UserError(
             f"{place}The pruner {spec.pruner} compares trials while they train, which needs evaluations: set "
@@ -260,6 +262,17 @@ def _check_together(spec: Spec, base: Config, place: str) -> None:
         raise UserError(
             f"{place}NUM_GPUS is {base.NUM_GPUS}, but a trial has one process; use more GPUs with --workers."
         )
+
+
+def _whole_grid(spec: Spec, place: str) -> int:
+    """How many trials a grid within the study's total has."""
+    size = grid_size(distributions_of(spec.space), trials=spec.trials)
+    if size > spec.trials:
+        raise UserError(
+            f"{place}Even the coarsest grid over these {len(spec.space)} knobs has {size} points, more than the "
+            f"{spec.trials} trials; raise trials or take the sampler sobol."
+        )
+    return size
 
 
 def _entries(path: Path, document: Document) -> list[Entry]:

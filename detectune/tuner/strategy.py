@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 EXPLORE_PER_KNOB = 3  # Sobol points for each knob ...
 EXPLORE_FRACTION = 1 / 3  # ... but of all trials no more than this part
 EXPLORE_LEAST = 4
+INFEASIBLE = "infeasible"  # the attribute of a trial that was told FAIL because its values cannot work
 GP_MOST_TRIALS = 150  # a Gaussian process of more takes seconds to fit; TPE goes on from there
 
 Distributions = Mapping[str, BaseDistribution]
@@ -106,7 +107,7 @@ def lessons(
         (min if direction == StudyDirection.MAXIMIZE else max)(t.values[i] for t in found)
         for i, direction in enumerate(directions)
     ]
-    diverged = [t for t in trials if t.state == TrialState.FAIL and t.user_attrs.get("infeasible")]
+    diverged = [t for t in trials if t.state == TrialState.FAIL and t.user_attrs.get(INFEASIBLE)]
     return found + [_finished(distributions, t, worst) for t in diverged]
 
 

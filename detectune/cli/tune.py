@@ -134,9 +134,12 @@ def _prepare(
 
 def _metric(base: Config) -> str:
     """The metric by which a run of this configuration chooses its best weights."""
+    from detectune.engine.classification import check_classifier_metric
     from detectune.engine.evaluating import check_best_metric
 
     model = base.MODEL
+    if model.TYPE == "classifier":
+        return check_classifier_metric(base.TRAIN.BEST_METRIC)
     return check_best_metric(
         base.TRAIN.BEST_METRIC,
         has_masks=model.MASK_ON,

@@ -18,10 +18,8 @@ from detectune.config.tree import Config
 if TYPE_CHECKING:
     from detectune.engine.running import Run
 
-Look = Callable[["Run"], tuple[str, Any]]
-"""(where in the run, the value found there)."""
-
-ABSENT = "absent"
+Look = Callable[["Run"], tuple[str, Any] | None]
+"""(where in the run, the value found there); None if a run of this kind has no such place."""
 
 
 class NotArrivedError(RuntimeError):
@@ -63,38 +61,55 @@ def _reader() -> str:
     return f"{frame.f_globals.get('__name__', '?')}:{frame.f_code.co_name}"
 
 
-def _schedule(name: str) -> Look:
-    return lambda run: (f"solver.schedule.{name}", getattr(run.solver.schedule, name))
+def _at(*names: str) -> Look:
+    """The value at the end of a path of attributes; None where the path does not lead on."""
 
-
-def _solver(name: str) -> Look:
-    return lambda run: (f"solver.{name}", getattr(run.solver, name))
-
-
-def _group(name: str, *, of: str = "") -> Look:
-    """An entry of the optimiser's groups of parameters; `of` names one of them."""
-
-    def look(run: Run) -> tuple[str, Any]:
-        groups = [group for group in run.solver.optimizer.param_groups if of in ("", group["name"])]
-        values = [group.get(name, ABSENT) for group in groups]
-        place = f"solver.optimizer.param_groups[{of or 'all'}].{name}"
-        return place, values[0] if values and all(value == values[0] for value in values) else ABSENT
+    def look(run: Run) -> tuple[str, Any] | None:
+        value: Any = run
+        for name in names:
+            if not hasattr(value, name):
+                return None
+            value = getattr(value, name)
+        return ".".join(names), value
 
     return look
 
 
-def _optimizer(run: Run) -> tuple[str, Any]:
-    return "solver.optimizer", type(run.solver.optimizer).__name__.lower().removeprefix("detectron")
+def _schedule(name: str) -> Look:
+    return _at("solver", "schedule", name)
 
 
-def _batch_size(run: Run) -> tuple[str, Any]:
-    return "loader.specs.batch_size", getattr(run.loader.specs, "batch_size", ABSENT)
+def _group(name: str, *, of: str = "") -> Look:
+    """An entry of the optimiser's groups of parameters; `of` names one kind of group."""
+
+    def look(run: Run) -> tuple[str, Any] | None:
+        groups = [group for group in run.solver.optimizer.param_groups if of in ("", group["name"])]
+        if not groups or not all(name in group for group in groups):
+            return None
+        values = [group[name] for group in groups]
+        found = values[0] if all(value == values[0] for value in values) else values
+        return f"solver.optimizer.param_groups[{of or 'all'}].{name}", found
+
+    return look
 
 
-def _augmentation(name: str, position: int | None = None) -> Look:
-    def look(run: Run) -> tuple[str, Any]:
-        value = getattr(getattr(run.loader.specs, "augmentation", None), name, ABSENT)
-        return f"loader.specs.augmentation.{name}", value if position is None else value[position]
+def _optimizer(run: Run) -> tuple[str, Any] | None:
+    name = type(run.solver.optimizer).__name__.lower().removeprefix("detectron")
+    return ("solver.optimizer", name) if name in (KNOBS["SOLVER.OPTIMIZER"].choices or ()) else None
+
+
+def _batch_size(run: Run) -> tuple[str, Any] | None:
+    return _at("loader", "specs", "batch_size")(run) or _at("loader", "batch_size")(run)
+
+
+def _augmentation(name: str) -> Look:
+    return _at("loader", "specs", "augmentation", name)
+
+
+def _strength(position: int) -> Look:
+    def look(run: Run) -> tuple[str, Any] | None:
+        found = _augmentation("strengths")(run)
+        return None if found is None else (f"{found[0]}[{position}]", found[1][position])
 
     return look
 
@@ -117,9 +132,9 @@ PLACES: dict[str, Look] = {
     "SOLVER.WARM_UP_ITERS": _schedule("warm_up_iters"),
     "SOLVER.WARM_UP_FACTOR": _schedule("warm_up_factor"),
     "SOLVER.OPTIMIZER": _optimizer,
-    "SOLVER.CLIP_GRADIENT_NORM": _solver("clip_gradient_norm"),
-    "SOLVER.SCALE_MOMENTUM": _solver("scale_momentum"),
-    "SOLVER.SCALE_MOMENTUM_THRESHOLD": _solver("scale_momentum_threshold"),
+    "SOLVER.CLIP_GRADIENT_NORM": _at("solver", "clip_gradient_norm"),
+    "SOLVER.SCALE_MOMENTUM": _at("solver", "scale_momentum"),
+    "SOLVER.SCALE_MOMENTUM_THRESHOLD": _at("solver", "scale_momentum_threshold"),
     "SOLVER.WEIGHT_DECAY": _group("weight_decay", of="weight"),
     "SOLVER.WEIGHT_DECAY_GN": _group("weight_decay", of="norm"),
     "SOLVER.MOMENTUM": _group("momentum"),
@@ -134,9 +149,14 @@ PLACES: dict[str, Look] = {
     "TRAIN.MAX_SIZE": _augmentation("max_size"),
     "TRAIN.USE_FLIPPED": _augmentation("flips"),
     "INPUT.CROP_MIN_FRACTION": _augmentation("crop_min_fraction"),
-    "INPUT.BRIGHTNESS": _augmentation("strengths", 0),
-    "INPUT.CONTRAST": _augmentation("strengths", 1),
-    "INPUT.SATURATION": _augmentation("strengths", 2),
+    "INPUT.BRIGHTNESS": _strength(0),
+    "INPUT.CONTRAST": _strength(1),
+    "INPUT.SATURATION": _strength(2),
+    "CLASSIFIER.SHIFT": _at("loader", "warp", "shift"),
+    "CLASSIFIER.ROTATION": _at("loader", "warp", "rotation"),
+    "CLASSIFIER.ZOOM": _at("loader", "warp", "zoom"),
+    "CLASSIFIER.ELASTIC": _at("loader", "warp", "elastic"),
+    "CLASSIFIER.ELASTIC_SMOOTHNESS": _at("loader", "warp", "smoothness"),
 }
 """Where the values of keys lie in a run that has been built."""
 
@@ -154,8 +174,9 @@ def check_built(run: Run, sampled: Mapping[str, Any], reads: Mapping[str, str]) 
     record: dict[str, dict[str, Any]] = {}
     for key, value in sampled.items():
         look = PLACES.get(key)
-        if look is not None and not (scaled and key in RESCALED):
-            place, found = look(run)
+        at = None if look is None or (scaled and key in RESCALED) else look(run)
+        if at is not None:
+            place, found = at
             if not _same(found, value):
                 raise NotArrivedError(
                     f"{key}={value} did not arrive: {place} is {found!r}, so the value changes nothing. This is a "

@@ -49,14 +49,17 @@ def make_sampler(name: SamplerName, space: Space, *, seed: int, trials: int) -> 
             return StagedSampler(distributions, seed=seed, explore=explore, model=name)
 
 
-def make_pruner(name: PrunerName, *, first: int, last: int) -> BasePruner:
-    """The pruner of the name. `first` and `last` are the iterations of the first and the last evaluation."""
+def make_pruner(name: PrunerName, *, first: int, last: int | None) -> BasePruner:
+    """The pruner of the name. `first` and `last` are the iterations of the first and the last evaluation.
+
+    Without `last` Hyperband takes it from the first trial that is complete.
+    """
     match name:
         case "asha":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(
-                min_resource=first, max_resource=last, reduction_factor=REDUCTION
+                min_resource=first, max_resource=last or "auto", reduction_factor=REDUCTION
             )
         case "median":
             return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_AFTER, interval_steps=first)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -253,10 +254,11 @@ def _check_together(spec: Spec, base: Config, place: str) -> None:
         raise UserError(f"{place}cmaes searches for one objective; take auto, gp or tpe for several.")
     if spec.sampler == "cmaes" and all(dimension.choices is not None for dimension in spec.space):
         raise UserError(f"{place}cmaes searches numbers, but every knob here has choices; take auto or grid.")
-    if spec.pruner != "none" and not 0 < base.TRAIN.EVAL_ITERS < base.SOLVER.MAX_ITER:
+    length = math.inf if base.SOLVER.MAX_EPOCHS else base.SOLVER.MAX_ITER
+    if spec.pruner != "none" and not 0 < base.TRAIN.EVAL_ITERS < length:
         raise UserError(
             f"{place}The pruner {spec.pruner} compares trials while they train, which needs evaluations: set "
-            f"TRAIN.EVAL_ITERS to a part of SOLVER.MAX_ITER={base.SOLVER.MAX_ITER}, or take the pruner none."
+            "TRAIN.EVAL_ITERS to a part of SOLVER.MAX_ITER, or take the pruner none."
         )
     if base.NUM_GPUS != 1:
         raise UserError(

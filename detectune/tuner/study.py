@@ -92,8 +92,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
-        last = self.base.SOLVER.MAX_ITER
-        self.pruner = make_pruner(self.spec.pruner, first=self.base.TRAIN.EVAL_ITERS or last, last=last)
+        solver = self.base.SOLVER
+        last = None if solver.MAX_EPOCHS else solver.MAX_ITER
+        first = self.base.TRAIN.EVAL_ITERS or solver.MAX_ITER
+        self.pruner = make_pruner(self.spec.pruner, first=first, last=last)
         self.halt: Halt | None = None
 
     def run(self) -> History:

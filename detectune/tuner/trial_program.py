@@ -34,14 +34,15 @@ class TrialHook(Hook):
     """Checks that the sampled values have arrived, and tells the study what was measured.
 
     Args:
-        evaluated: called with (iteration, metrics) after each evaluation; the text it returns ends the run.
+        evaluated: called with (iteration, metrics, whether it was the last) after each evaluation; the text it
+            returns ends the run.
     """
 
     def __init__(
         self,
         job: Job,
         reads: Mapping[str, str],
-        evaluated: Callable[[int, Mapping[str, float]], str | None],
+        evaluated: Callable[[int, Mapping[str, float], bool], str | None],
     ) -> None:
         self.job, self.reads, self.evaluated = job, reads, evaluated
         self.arrived: dict[str, dict[str, Any]] = {}
@@ -61,7 +62,8 @@ class TrialHook(Hook):
         if waiting:
             self.arrived |= check_read(waiting, self.reads)
             self._record(run)
-        reason = self.evaluated(run.iteration, run.metrics)
+        over = run.iteration >= run.max_iter or run.stop_reason is not None
+        reason = self.evaluated(run.iteration, run.metrics, over)
         if reason is not None:
             run.request_stop(PRUNED + reason)
 
@@ -73,7 +75,7 @@ def run_trial(
     job: Job,
     *,
     started: Callable[[], None],
-    evaluated: Callable[[int, Mapping[str, float]], str | None],
+    evaluated: Callable[[int, Mapping[str, float], bool], str | None],
     log: Callable[[str], None],
 ) -> Outcome | Fault | Halt | None:
     """Run a trial, or go on with it. None: it was asked to stop and can be gone on with."""

@@ -122,7 +122,7 @@ def _run(job: Job, line: Line) -> None:
         outcome = run_trial(
             job,
             started=study.started,
-            evaluated=lambda step, metrics: study.evaluated(step, metrics, asks=job.asks),
+            evaluated=lambda step, metrics, over: study.evaluated(step, metrics, asks=job.asks and not over),
             log=lambda text: print(text, flush=True),
         )
         line.send({"event": "ended", "peak_memory": peak_memory(), **_describe(outcome)})

@@ -63,7 +63,7 @@ app.command("train", short_help="Train, test and report", context_settings=TAKES
 app.command("tune", short_help="Search for better settings", context_settings=TAKES_OVERRIDES)(tune.tune)
 app.command("test", short_help="Measure AP of weights", context_settings=TAKES_OVERRIDES)(test.test)
 app.command("infer", short_help="Find objects in images and draw them")(infer.infer)
-app.command("report", short_help="Write the page of a run")(report.report)
+app.command("report", short_help="Write the page of a run or study")(report.report)
 app.command("knobs", short_help="Say what the settings mean")(knobs.knobs)
 app.command("config", short_help="Show a configuration, resolved", context_settings=TAKES_OVERRIDES)(
     config.config

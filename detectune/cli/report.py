@@ -1,4 +1,4 @@
-"""`detectune report`: the page of a run directory."""
+"""`detectune report`: the page of a run or a study."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ import typer
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory, finished or not.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run or study directory, finished or not.")
+    ],
 ) -> None:
-    """Write report.html of a run: curves, AP, pictures, settings.
+    """Write report.html of a run (curves, AP, pictures, settings) or of a study (knobs, trials, best configuration).
 
-    Works on finished and interrupted runs, and on folders with an evaluation only.
+    Works on finished and interrupted ones, and on folders with an evaluation only.
     """
-    from detectune.report.page import write_report
+    directory = directory.expanduser()
+    print(f"Report: {write_page(directory)}")
 
-    print(f"Report: {write_report(directory.expanduser())}")
+
+def write_page(directory: Path) -> Path:
+    """Write the page of a study or run directory, with the importance of a study's knobs brought up to date."""
+    from detectune.report.page import write_report
+    from detectune.report.study import is_study
+    from detectune.report.study_page import write_study_report
+
+    return write_study_report(directory) if is_study(directory) else write_report(directory)

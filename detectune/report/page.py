@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -18,6 +18,9 @@ from detectune.report.charts import Chart, Series, line_chart, short, sparkline
 from detectune.report.findings import find, main_metric, metric_curve
 from detectune.report.pictures import inline_pictures
 from detectune.report.run import Evaluation, Row, RunRecord, Sample, number, read_run, score
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 TASK_NAMES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoint"}
@@ -71,22 +74,7 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunRecord) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "score": show_score,
-        "value": show_value,
-        "duration": show_duration,
-        "count": show_count,
-    }
-    page = environment.get_template("page.html")
+    page = make_environment().get_template("page.html")
     return page.render(
         run=run,
         title=run.path.resolve().name,
@@ -102,6 +90,26 @@ def render(run: RunRecord) -> str:
         style=Markup((TEMPLATES / "page.css").read_text()),
         script=Markup((TEMPLATES / "page.js").read_text()),
     )
+
+
+def make_environment() -> Environment:
+    """Jinja with our templates and filters; a name that a template does not get is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "score": show_score,
+        "value": show_value,
+        "duration": show_duration,
+        "count": show_count,
+    }
+    return environment
 
 
 def status(run: RunRecord) -> tuple[str, str]:

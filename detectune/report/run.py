@@ -118,7 +118,7 @@ def read_run(path: Path) -> RunRecord:
         what = "is a file" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}; give the folder of a run, for example runs/shapes.")
     problems: list[str] = []
-    rows = _read_rows(path / "metrics.jsonl", problems)
+    rows = read_rows(path / "metrics.jsonl", problems)
     folders = sorted(path.glob("evaluation/*/metrics.json"))
     if not folders and (path / "metrics.json").is_file():
         folders = [path / "metrics.json"]  # the folder of one evaluation itself
@@ -137,7 +137,7 @@ def read_run(path: Path) -> RunRecord:
         evaluation_rows=[row for row in rows if row.get("kind") == "evaluation"],
         evaluations=evaluations,
         config=config,
-        environment=_read_json(path / "environment.json", problems, dict) or {},
+        environment=read_json(path / "environment.json", problems, dict) or {},
         finished=(path / "model_final.safetensors").is_file(),
         problems=problems,
     )
@@ -156,7 +156,7 @@ def score(value: Any) -> float | None:
     return found if found is not None and found >= 0 else None
 
 
-def _read_rows(path: Path, problems: list[str]) -> list[Row]:
+def read_rows(path: Path, problems: list[str]) -> list[Row]:
     if not path.is_file():
         return []
     rows, damaged = [], 0
@@ -203,7 +203,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str, keys: frozenset[str]) -> dict
     return flat
 
 
-def _read_json(path: Path, problems: list[str], kind: type) -> Any:
+def read_json(path: Path, problems: list[str], kind: type) -> Any:
     if not path.is_file():
         return None
     try:
@@ -218,10 +218,10 @@ def _read_json(path: Path, problems: list[str], kind: type) -> Any:
 
 
 def _read_evaluation(folder: Path, problems: list[str]) -> Evaluation | None:
-    content = _read_json(folder / "metrics.json", problems, dict)
+    content = read_json(folder / "metrics.json", problems, dict)
     if content is None:
         return None
-    samples = _read_json(folder / "samples.json", problems, list) or []
+    samples = read_json(folder / "samples.json", problems, list) or []
     return Evaluation(
         dataset=str(content.get("dataset") or folder.name),
         num_images=content.get("num_images"),
@@ -229,8 +229,8 @@ def _read_evaluation(folder: Path, problems: list[str]) -> Evaluation | None:
         metrics={name: score(value) for name, value in (content.get("metrics") or {}).items()},
         per_class=content.get("per_class") or {},
         seconds_per_image=number(content.get("seconds_per_image")),
-        curves=_read_json(folder / "curves.json", problems, dict) or {},
-        images=_read_json(folder / "images.json", problems, list) or [],
+        curves=read_json(folder / "curves.json", problems, dict) or {},
+        images=read_json(folder / "images.json", problems, list) or [],
         samples=[_sample(folder, row) for row in samples if isinstance(row, Mapping)],
     )
 

@@ -4,6 +4,7 @@
     mnist_trainval    all 60,000                                               mnist_test  the 10,000 test images
     fashion_mnist_*   the same of Fashion-MNIST
     digits_train, digits_val, digits_test   scikit-learn's 1,797 digits of 8 x 8 pixels, which need no files
+    mnist_train[:5000]                      the first 5,000 of one
 
 The split of MNIST is Nielsen's ("Neural Networks and Deep Learning", chapter 1). One's own data is an entry of
 DATASETS with `format: idx` (images and labels are two IDX files) or `format: folders` (`images` is a folder with a
@@ -18,8 +19,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ FASHION = (
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": FASHION, "digits": tuple("0123456789")}
 DIGITS_SPLIT = {"train": slice(0, 1197), "val": slice(1197, 1497), "test": slice(1497, 1797)}
 DIGITS_SEED = 7
+BEGINNING = re.compile(r"(?P<name>.+)\[:(?P<count>\d+)\]")
 NAMES = tuple(
     f"{family}_{split}" for family in CLASSES for split in (DIGITS_SPLIT if family == "digits" else FILES)
 )
@@ -110,7 +113,13 @@ def read_labelled(name: str, root: Path | str | None = None) -> tuple[Tensor, Te
 
 
 def load_labelled(name: str, datasets: Mapping[str, Any], *, download_cache: str = "") -> LabelledImages:
-    """The data set `name`: an entry of `datasets` (the key DATASETS) or a known one."""
+    """The data set `name`: an entry of `datasets` (the key DATASETS) or a known one; `name[:500]` is its beginning."""
+    if cut := BEGINNING.fullmatch(name):
+        whole = load_labelled(cut["name"], datasets, download_cache=download_cache)
+        count = int(cut["count"])
+        if not 0 < count <= len(whole):
+            raise DataError(f"{name} asks for {count} of {cut['name']}'s {len(whole)} images.")
+        return replace(whole, name=name, images=whole.images[:count], labels=whole.labels[:count])
     if name in datasets:
         return _read_own(name, datasets[name])
     return read_known(name, download_cache=download_cache)

@@ -1,8 +1,8 @@
-"""The MNIST ladder: nine configurations, each differing from the one before by one idea, and what each reaches.
+"""The MNIST ladder: nine rungs, each differing from the one before by one idea, and what each reaches.
 
 Two figures for every rung. As the source reports it: the accuracy on the test images at the epoch that was best on
 the validation images (the last of equals, as network3.py takes it), from one run. As one should: the mean and
-deviation of that over seeds, beside the binomial error of 10,000 test images, which no number of seeds can undercut.
+deviation of that over seeds, beside the binomial error of the test images, which no number of seeds can undercut.
 
 Source: Nielsen 2015, "Neural Networks and Deep Learning", chapter 6.
 """
@@ -10,12 +10,31 @@ Source: Nielsen 2015, "Neural Networks and Deep Learning", chapter 6.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+import torch
+
+from detectune.config.load import load_config
+from detectune.config.tree import Config
+from detectune.data.labelled import load_labelled
+from detectune.data.labelled_loader import build_labelled_loader
+from detectune.engine.classification import answers, load_classifier
+from detectune.engine.precision import choose_compute
+from detectune.engine.run_directory import write_text
+from detectune.engine.trainer import train
+from detectune.errors import DataError, UserError
+from detectune.evaluation.classification import binomial_error
+
 ACCURACY = "classification/accuracy"
+QUICK_IMAGES = {"TRAIN.DATASETS": 5000, "TEST.DATASETS": 2000}  # of each data set
+QUICK_EPOCHS = 10
+STAND_IN = {"TRAIN.DATASETS": ("digits_train",), "TEST.DATASETS": ("digits_val", "digits_test")}
+STAND_IN_EPOCHS = 40
 
 
 @dataclass(frozen=True)
@@ -23,9 +42,10 @@ class Rung:
     """One step of the ladder."""
 
     number: str
-    config: str  # name of a packaged configuration
+    config: str  # name of a configuration that comes with Detectune
     about: str
     reported: float | None  # accuracy in percent that the source prints
+    members: int = 1  # networks whose answers are averaged
 
 
 RUNGS = (
@@ -33,6 +53,12 @@ RUNGS = (
     Rung("2", "mnist/2_one_convolution", "one convolution", 98.78),
     Rung("3", "mnist/3_two_convolutions", "two convolutions", 99.06),
     Rung("4", "mnist/4_relu", "rectified linear units, L2", 99.23),
+    Rung("4b", "mnist/4_relu_without_decay", "the same without L2, as printed", 99.23),
+    Rung("5", "mnist/5_shifted_images", "images shifted by a pixel", 99.37),
+    Rung("6", "mnist/6_wider", "a second, wider dense layer", 99.43),
+    Rung("7", "mnist/7_dropout", "dropout, 1,000 units", 99.60),
+    Rung("8", "mnist/7_dropout", "five of them, averaged", 99.67, members=5),
+    Rung("9", "mnist/9_modern", "one small network of today", None),
 )
 
 
@@ -46,16 +72,138 @@ class Outcome:
     validation: float  # at the best epoch
     test: float  # there, too
     last_test: float  # after the last epoch
+    seconds: float  # of the updates, without evaluations
 
 
-def read_outcome(rows: Sequence[dict[str, Any]], *, validation: str, test: str, seed: int) -> Outcome:
-    """What the evaluation rows of a run's metrics.jsonl say; `validation` and `test` name the data sets."""
+def choose_rungs(text: str) -> list[Rung]:
+    """`1-4`, `1,3,9` or `all` -> rungs; a `UserError` names those that do not exist."""
+    numbers = [rung.number for rung in RUNGS]
+    if text == "all":
+        return list(RUNGS)
+    chosen: list[str] = []
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if first not in numbers or (dash and last not in numbers):
+            raise UserError(
+                f"--rungs {text} names no rungs; write 1-4, 1,3,9 or all. There are {', '.join(numbers)}."
+            )
+        begin = numbers.index(first)
+        chosen += numbers[begin : numbers.index(last) + 1] if dash else [first]
+    return [rung for rung in RUNGS if rung.number in chosen]
+
+
+def rung_config(file: Path, *, seed: int, quick: bool) -> Config:
+    """The configuration of a rung: as the file has it, or in `quick` on few images, for few epochs.
+
+    Without MNIST `quick` takes scikit-learn's digits of 8 x 8 pixels, with kernels to match.
+    """
+    config = load_config(file, {"RNG_SEED": seed})
+    if not quick:
+        return config
+    changes: dict[str, Any] = {
+        key: tuple(f"{name}[:{count}]" for name in config.flat()[key]) for key, count in QUICK_IMAGES.items()
+    }
+    epochs = QUICK_EPOCHS
+    try:
+        num_images = len(load_labelled(changes["TRAIN.DATASETS"][0], {}))
+    except DataError:
+        changes, epochs = dict(STAND_IN), STAND_IN_EPOCHS
+        num_images = len(load_labelled("digits_train", {}))
+        layers = [text.replace("5x5", "3x3 pad 1") for text in config.CLASSIFIER.LAYERS]
+        changes["CLASSIFIER.LAYERS"] = layers
+    steps = num_images // config.TRAIN.IMS_PER_BATCH
+    often = {"TRAIN.EVAL_ITERS": steps, "TRAIN.SNAPSHOT_ITERS": steps, "TRAIN.LOG_ITERS": max(1, steps // 5)}
+    return config.with_overrides(changes | often | {"SOLVER.MAX_EPOCHS": epochs})
+
+
+def run_rung(config: Config, run_dir: Path) -> Outcome:
+    """Train one network of a rung in `run_dir`, go on with it, or read it if it is done."""
+    done = run_dir / "model_final.safetensors"
+    saved = run_dir / "config.yaml"
+    if not (done.is_file() and saved.is_file() and saved.read_text() == config.to_yaml()):
+        train(config, output_dir=run_dir, log=lambda _: None)
+    validation, test = config.TEST.DATASETS
+    batch = config.TRAIN.IMS_PER_BATCH
+    return read_outcome(run_dir, validation=validation, test=test, seed=config.RNG_SEED, batch=batch)
+
+
+def run_seed(
+    rung: Rung, file: Path, *, seed: int, output: Path, quick: bool
+) -> tuple[Outcome, Config, list[Path]]:
+    """One network of a rung, or the networks of an ensemble: (what it reaches, its configuration, its runs).
+
+    Runs are output/rung_<number>_seed_<seed>; the members of ensemble number `seed` are runs of rung 7.
+    """
+    number = "7" if rung.members > 1 else rung.number
+    seeds = [rung.members * (seed - 1) + member for member in range(1, rung.members + 1)]
+    runs = [output / f"rung_{number}_seed_{s}" for s in seeds]
+    configs = [rung_config(file, seed=s, quick=quick) for s in seeds]
+    outcomes = [run_rung(config, run) for config, run in zip(configs, runs, strict=True)]
+    if rung.members == 1:
+        return outcomes[0], configs[0], runs
+    return _together(configs[0], runs, outcomes, seed=seed), configs[0], runs
+
+
+def run_ladder(
+    rungs: Sequence[tuple[Rung, Path]],
+    *,
+    seeds: int,
+    output: Path,
+    quick: bool = False,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Every rung with seeds 1 .. `seeds`, into `output`; what ladder.json holds, which is written after each run.
+
+    `rungs` come with the files of their configurations.
+    """
+    table: dict[str, Any] = {"quick": quick, "source": "", "validation": "", "test": "", "rungs": []}
+    for rung, file in rungs:
+        row: dict[str, Any] = {
+            "number": rung.number, "about": rung.about, "config": rung.config, "reported": rung.reported,
+            "members": rung.members, "outcomes": [], "runs": [],
+        }  # fmt: skip
+        table["rungs"].append(row)
+        for seed in range(1, seeds + 1):
+            started = time.perf_counter()
+            outcome, config, runs = run_seed(rung, file, seed=seed, output=output, quick=quick)
+            row["outcomes"].append(asdict(outcome))
+            row["runs"] += [run.name for run in runs]
+            validation, test = config.TEST.DATASETS
+            data = load_labelled(test, {}, download_cache=config.DOWNLOAD_CACHE)
+            table |= {"source": data.source, "validation": validation, "test": test, "num_test": len(data)}
+            row |= summary(row["outcomes"], num_images=len(data))
+            write_text(output / "ladder.json", json.dumps(table, indent=1) + "\n")
+            log(
+                f"Rung {rung.number}, seed {seed}: {100 * outcome.test:.2f} % at epoch {outcome.best_epoch} of "
+                f"{outcome.epochs}  ({time.perf_counter() - started:.0f} s)"
+            )
+    return table
+
+
+def summary(outcomes: Sequence[dict[str, Any]], *, num_images: int) -> dict[str, Any]:
+    """Mean and deviation over seeds of the accuracy at the best validation epoch, and its binomial error."""
+    values = [outcome["test"] for outcome in outcomes]
+    mean = fmean(values)
+    return {
+        "mean": mean,
+        "sd": stdev(values) if len(values) > 1 else None,
+        "binomial": binomial_error(mean, num_images),
+    }
+
+
+def read_outcome(run_dir: Path, *, validation: str, test: str, seed: int, batch: int) -> Outcome:
+    """What the rows of a run's metrics.jsonl say; `validation` and `test` name the data sets."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     tables = {
         name: {row["iteration"]: row[ACCURACY] for row in rows if row.get("dataset") == name}
         for name in (validation, test)
     }
     iterations = sorted(tables[validation])
     best = max(iterations, key=lambda i: (tables[validation][i], i))
+    seconds, before = 0.0, 0
+    for row in (row for row in rows if row["kind"] == "train"):
+        seconds += (row["iteration"] - before) * batch / row["images_per_second"]
+        before = row["iteration"]
     return Outcome(
         seed=seed,
         epochs=len(iterations),
@@ -63,10 +211,30 @@ def read_outcome(rows: Sequence[dict[str, Any]], *, validation: str, test: str, 
         validation=tables[validation][best],
         test=tables[test][best],
         last_test=tables[test][iterations[-1]],
+        seconds=seconds,
     )
 
 
-def read_rows(run_dir: Path) -> list[dict[str, Any]]:
-    """The evaluation rows of a run directory."""
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == "evaluation"]
+def _together(config: Config, runs: Sequence[Path], outcomes: Sequence[Outcome], *, seed: int) -> Outcome:
+    """What the networks of an ensemble reach when their probabilities are averaged, each at its best epoch."""
+    validation, test = (
+        _accuracy_of_mean(config, [run / "checkpoints/best.safetensors" for run in runs], name)
+        for name in config.TEST.DATASETS
+    )
+    return Outcome(
+        seed=seed,
+        epochs=outcomes[0].epochs,
+        best_epoch=round(fmean(outcome.best_epoch for outcome in outcomes)),
+        validation=validation,
+        test=test,
+        last_test=test,
+        seconds=sum(outcome.seconds for outcome in outcomes),
+    )
+
+
+def _accuracy_of_mean(config: Config, weights: Sequence[Path], dataset: str) -> float:
+    compute = choose_compute(device=config.MODEL.DEVICE, precision="fp32", memory_format="contiguous")
+    loader = build_labelled_loader(config, training=False, dataset=dataset)
+    networks = [compute.place(load_classifier(config, path, loader)[0]) for path in weights]
+    mean = torch.stack([answers(network, loader, compute)[0] for network in networks]).mean(0)
+    return float((mean.argmax(1) == loader.data.labels).double().mean())

@@ -53,6 +53,14 @@ def test_names_that_are_not_known_are_answered_with_the_nearest() -> None:
         load_labelled("mine", {"mine": {"images": "a", "annotations": "b.json"}})
 
 
+def test_a_name_may_ask_for_the_beginning_of_a_set() -> None:
+    few, whole = load_labelled("digits_val[:20]", {}), load_labelled("digits_val", {})
+    assert len(few) == 20 and torch.equal(few.images, whole.images[:20]) and few.name == "digits_val[:20]"
+    for count in (0, 301):
+        with pytest.raises(DataError, match=rf"asks for {count} of digits_val's 300 images"):
+            load_labelled(f"digits_val[:{count}]", {})
+
+
 def test_missing_files_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a server's stand-in; a file with another digest is refused, and nothing of it is kept."""
     content = {

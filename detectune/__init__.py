@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detectune.config.load import Config, load_config
+    from detectune.engine.classification import ClassPredictor
     from detectune.engine.inference import Predictor
     from detectune.engine.testing import test
     from detectune.engine.trainer import train
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "detectune.config.load",
     "load_config": "detectune.config.load",
+    "ClassPredictor": "detectune.engine.classification",
     "Predictor": "detectune.engine.inference",
     "test": "detectune.engine.testing",
     "train": "detectune.engine.trainer",
@@ -36,7 +38,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "Batch", "ClassInfo", "Config", "Detections", "ImageBatch", "Predictor", "Record", "Targets",
+    "Batch", "ClassInfo", "ClassPredictor", "Config", "Detections", "ImageBatch", "Predictor", "Record", "Targets",
     "__version__", "build_detector", "load_config", "test", "train",
 ]  # fmt: skip
 

@@ -56,6 +56,11 @@ def infer(
     if not weights.expanduser().is_file():
         raise UserError(f"There is no weights file {weights}.")
     files = find_images(images, beside=output)
+    if settings.MODEL.TYPE == "classifier":
+        from detectune.cli.infer_classes import name_images
+
+        name_images(settings, weights.expanduser(), files, output.expanduser())
+        return
     predictor = Predictor(settings, weights.expanduser())
     output = output.expanduser()
     with output_errors(output):

@@ -14,6 +14,7 @@ from detectune.report.run import Evaluation, read_run, score
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+ACCURACY = "classification/accuracy"
 MOST_CLASSES = 20  # more of them are left to the report
 WIDTH = 60
 FILES = (
@@ -32,7 +33,9 @@ def ap_table(run_dir: Path, names: Sequence[str] | None = None) -> list[str]:
 
 
 def evaluation_table(evaluation: Evaluation) -> str:
-    """Overall metrics, then AP of each class."""
+    """Overall metrics, then AP (of a classifier: accuracy) of each class."""
+    if "classification/accuracy" in evaluation.metrics:
+        return classification_table(evaluation)
     images = f", {evaluation.num_images} images" if evaluation.num_images else ""
     lines = [f"{evaluation.dataset}{images}", " " * 9 + "".join(f"{name:>7}" for name in METRICS)]
     for task in evaluation.tasks:
@@ -45,6 +48,24 @@ def evaluation_table(evaluation: Evaluation) -> str:
             *(f"{name.removeprefix('proposal/'):<13}{_show(v):>7}" for name, v in recalls.items()),
         ]
     return "\n".join(lines + _class_lines(evaluation))
+
+
+def classification_table(evaluation: Evaluation) -> str:
+    """Accuracy and loss, then the accuracy of each class, worst first."""
+    accuracy, loss = (evaluation.metrics[f"classification/{name}"] for name in ("accuracy", "loss"))
+    lines = [f"{evaluation.dataset}, {evaluation.num_images} images"]
+    lines.append(f"accuracy {_percent(accuracy)}   loss {_show(loss)}")
+    rows = sorted(evaluation.per_class.items(), key=lambda item: score(item[1].get(ACCURACY)) or 0.0)
+    shown = rows[:MOST_CLASSES]
+    width = min(26, max(9, *(len(name) + 1 for name, _ in shown))) if shown else 9
+    lines += ["", "class".ljust(width) + f"{'accuracy':>10}{'images':>9}"]
+    lines += [
+        f"{name[: width - 1]:<{width}}{_percent(score(row.get(ACCURACY))):>10}{row.get('num_objects', '-'):>9}"
+        for name, row in shown
+    ]
+    if len(rows) > len(shown):
+        lines.append(f"(the worst; the report has all {len(rows)})")
+    return "\n".join(lines)
 
 
 def describe_files(run_dir: Path) -> str:
@@ -108,6 +129,10 @@ def _class_lines(evaluation: Evaluation) -> list[str]:
     if dropped > 0:
         lines.append(f"(best and worst; the report has all {len(classes)})")
     return lines
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _show(value: float | None) -> str:

@@ -72,6 +72,7 @@ FASHION = (
     "bag",
     "ankle boot",
 )
+TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": FASHION, "digits": tuple("0123456789")}
 DIGITS_SPLIT = {"train": slice(0, 1197), "val": slice(1197, 1497), "test": slice(1497, 1797)}
 DIGITS_SEED = 7
@@ -148,7 +149,7 @@ def read_known(
     if split in ("train", "val"):
         rows = slice(None, -NUM_VALIDATION) if split == "train" else slice(-NUM_VALIDATION, None)
         pixels, classes = pixels[rows], classes[rows]
-    return _made(name, pixels[:, None], classes, CLASSES[family], source=str(folder))
+    return _made(name, pixels[:, None], classes, CLASSES[family], source=f"{TITLES[family]} in {folder}")
 
 
 def image_folders(family: str, *, download_cache: str = "") -> list[Path]:

@@ -13,10 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detectune.config.tree import Config
+from detectune.data.image_folders import fit_image
+from detectune.data.images import load_image
 from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader
 from detectune.engine.precision import Compute, choose_compute
 from detectune.engine.run_directory import output_errors, write_text
@@ -87,6 +90,37 @@ def load_classifier(
             f"{path} does not fit CLASSIFIER.LAYERS: {report} Use the configuration that the weights were trained with."
         )
     return model.eval(), classes
+
+
+class ClassPredictor:
+    """A classifier for single images.
+
+        predictor = ClassPredictor(load_config("digits.yaml"), "model_final.safetensors")
+        probabilities = predictor("photo.png")
+
+    Raises:
+        WeightsError: if the weights cannot be read or do not fit the configuration.
+    """
+
+    def __init__(self, config: Config, weights: Path | str) -> None:
+        self.compute = choose_compute(
+            device=config.MODEL.DEVICE,
+            precision=config.TEST.PRECISION,
+            memory_format=config.MODEL.MEMORY_FORMAT,
+            key="TEST",
+        )
+        network, self.class_info = load_classifier(config, weights)
+        self.network = network
+        self.compute.place(network)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray | Path | str) -> Tensor:
+        """The probability of each class, float32 [K]. `image` is uint8 [H, W, 3] RGB or a file."""
+        pixels = load_image(image) if isinstance(image, Path | str) else image
+        channels, height, width = self.network.input_shape
+        seen = torch.from_numpy(fit_image(pixels, channels=channels, size=(height, width)))
+        with self.compute.autocast():
+            return self.network.predict(seen[None].to(self.compute.device))[0].cpu()
 
 
 def evaluate_classes(run: Run, dataset: str) -> dict[str, float]:

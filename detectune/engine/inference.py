@@ -22,7 +22,7 @@ from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, build_loader
 from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
 from detectune.engine.precision import choose_compute
-from detectune.errors import DataError, WeightsError
+from detectune.errors import DataError, UserError, WeightsError
 from detectune.models.build import build_detector
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.ops.boxes import clip_boxes
@@ -118,6 +118,8 @@ class Predictor:
         class_info: ClassInfo | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
+        if config.MODEL.TYPE == "classifier":
+            raise UserError("MODEL.TYPE is classifier; Predictor finds objects, so take ClassPredictor.")
         if model is None:
             named = weights or config.TEST.WEIGHTS
             if not named:

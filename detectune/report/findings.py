@@ -11,6 +11,8 @@ from statistics import fmean
 
 from detectune.report.run import Evaluation, Row, RunRecord, number, score
 
+MAIN_METRICS = ("segm/AP", "keypoints/AP", "bbox/AP", "classification/accuracy")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -30,8 +32,8 @@ def find(run: RunRecord) -> list[Finding]:
 
 
 def main_metric(names: Sequence[str]) -> str | None:
-    """The metric that stands for a run: mask AP where there are masks, else keypoint AP, else box AP."""
-    return next((name for name in ("segm/AP", "keypoints/AP", "bbox/AP") if name in names), None)
+    """The metric that stands for a run: mask AP where there are masks, else keypoint or box AP, else accuracy."""
+    return next((name for name in MAIN_METRICS if name in names), None)
 
 
 def found_counts(evaluation: Evaluation) -> tuple[int, int, int] | None:
@@ -92,7 +94,7 @@ def _curves(run: RunRecord) -> list[Finding]:
                     warning=True,
                 )
             )
-    validation = metric_curve(first, "val/loss")
+    validation = metric_curve(first, "val/loss") or metric_curve(first, "classification/loss")
     if len(validation) >= 3 and validation[-1][1] > 1.05 * min(y for _, y in validation):
         findings.append(
             Finding(

@@ -15,6 +15,13 @@ from markupsafe import Markup
 
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.report.charts import Chart, Series, line_chart, short, sparkline
+from detectune.report.classification import (
+    ACCURACY,
+    LOSS,
+    classification_view,
+    is_classification,
+    percent,
+)
 from detectune.report.findings import find, main_metric, metric_curve
 from detectune.report.pictures import inline_pictures
 from detectune.report.run import Evaluation, Row, RunRecord, Sample, number, read_run, score
@@ -83,7 +90,9 @@ def render(run: RunRecord) -> str:
         tiles=tiles(run),
         findings=find(run),
         charts=[chart for chart in training_charts(run) if chart is not None],
-        evaluations=[evaluation_view(e) for e in run.evaluations],
+        evaluations=[
+            evaluation_view(e) | {"classification": classification_view(run.path, e)} for e in run.evaluations
+        ],
         settings=settings_view(run.config),
         files=[(name, what) for name, what in FILES.items() if (run.path / name).exists()],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -129,13 +138,14 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
             f"{TASK_NAMES[task]} AP {show_score(evaluation.metrics[f'{task}/AP'])}"
             for task in evaluation.tasks
         ]
+        if is_classification(evaluation):
+            aps = [f"accuracy {percent(evaluation.metrics[ACCURACY])}"]
         images = f" ({evaluation.num_images} images)" if evaluation.num_images else ""
         lines.append(("Result", f"{', '.join(aps) or 'no AP'} on {evaluation.dataset}{images}"))
     if not run.evaluations:
         lines.append(("Result", "not evaluated yet"))
     if run.config:
-        geometry = run.config.get("MODEL.GEOMETRY")
-        lines.append(("Model", f"{model_line(run.config)}, {geometry} geometry"))
+        lines.append(("Model", model_line(run.config)))
         names = ", ".join(run.config.get("TRAIN.DATASETS") or ())
         images = f" ({run.num_train_images} images)" if run.num_train_images else ""
         if names:
@@ -152,12 +162,14 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def model_line(config: Mapping[str, Any]) -> str:
-    """FPN.add_fpn_ResNet18_conv5_body with masks -> Mask R-CNN, ResNet18 FPN."""
+    """FPN.add_fpn_ResNet18_conv5_body with masks -> Mask R-CNN, ResNet18 FPN, detectron2 geometry."""
+    if config.get("MODEL.TYPE") == "classifier":
+        return ", ".join(config.get("CLASSIFIER.LAYERS") or ())
     body = str(config.get("MODEL.CONV_BODY") or "unknown body")
     name = body.rpartition(".")[2].removeprefix("add_").removesuffix("_body").removesuffix("_conv5")
     name = f"{name.removeprefix('fpn_')} FPN" if name.startswith("fpn_") else name
     heads = [words for key, words in HEADS.items() if config.get(key) is True]
-    return f"{heads[0] if heads else 'Faster R-CNN'}, {name}"
+    return f"{heads[0] if heads else 'Faster R-CNN'}, {name}, {config.get('MODEL.GEOMETRY')} geometry"
 
 
 def machine_line(environment: Mapping[str, Any]) -> str:
@@ -184,6 +196,8 @@ def tiles(run: RunRecord) -> list[tuple[str, str, str]]:
         for task in first.tasks:
             at50 = show_score(first.metrics.get(f"{task}/AP50"))
             found.append((f"{TASK_NAMES[task]} AP", show_score(first.metrics[f"{task}/AP"]), f"AP50 {at50}"))
+        if is_classification(first):
+            found.append(("Accuracy", percent(first.metrics[ACCURACY]), f"on {first.dataset}"))
     last = run.train_rows[-1] if run.train_rows else {}
     if (loss := number(last.get("loss"))) is not None:
         begin = number(run.train_rows[0].get("loss"))
@@ -205,11 +219,18 @@ def training_charts(run: RunRecord) -> list[Chart | None]:
     tasks = [task for task in TASK_NAMES if any(f"{task}/AP" in row for row in first)]
     aps = [Series(f"{TASK_NAMES[t]} AP", metric_curve(first, f"{t}/AP"), i + 1) for i, t in enumerate(tasks)]
     accuracy = [("stat_box_accuracy", "box class"), ("stat_mask_accuracy", "mask pixel")]
+    right = [
+        Series(name, curve([row for row in tests if str(row.get("dataset")) == name], ACCURACY), slot)
+        for slot, name in enumerate(datasets[:8], start=1)
+    ]
     once = "One evaluation so far; TRAIN.EVAL_ITERS gives a curve." if len(first) == 1 else ""
     return [
         line_chart(
             "Loss",
-            [Series("training", curve(rows, "loss"), 1), Series("validation", curve(first, "val/loss"), 2)],
+            [
+                Series("training", curve(rows, "loss"), 1),
+                Series("validation", curve(first, "val/loss") or curve(first, LOSS), 2),
+            ],
         ),
         line_chart(
             "Parts of the loss",
@@ -219,6 +240,7 @@ def training_charts(run: RunRecord) -> list[Chart | None]:
             ],
         ),
         line_chart("AP" + (f" on {datasets[0]}" if datasets else ""), aps, y_limits=(0.0, 1.0), note=once),
+        line_chart("Accuracy", right, y_limits=accuracy_limits(right), note=once),
         line_chart("Learning rate", [Series("learning rate", curve(rows, "lr"), 1)]),
         line_chart("Images per second", [Series("images/s", curve(rows, "images_per_second"), 1)]),
         line_chart(
@@ -228,6 +250,12 @@ def training_charts(run: RunRecord) -> list[Chart | None]:
         ),
         line_chart("Gradient norm", [Series("gradient norm", curve(rows, "gradient_norm"), 1)]),
     ]
+
+
+def accuracy_limits(series: Sequence[Series]) -> tuple[float, float]:
+    """From a little below the middle of the values to 1: what matters of an accuracy happens near the top."""
+    values = sorted(value for one in series for _, value in one.points)
+    return (max(0.0, 1 - 3 * (1 - values[len(values) // 2])) if values else 0.0, 1.0)
 
 
 def curve(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:

@@ -49,7 +49,9 @@ def test_a_trial_pointed_at_is_marked_in_every_chart_and_named(visit: Visit, tmp
     best = read_study(tmp_path / "s").best
     assert best is not None
     mark = visit.page.locator(f'[data-knob="SOLVER.BASE_LR"] .mark[data-trial="{best.number}"]')
-    visit.page.evaluate("document.querySelector('#isolation').scrollIntoView({block: 'center', behavior: 'instant'})")
+    visit.page.evaluate(
+        "document.querySelector('#isolation').scrollIntoView({block: 'center', behavior: 'instant'})"
+    )
     box = mark.bounding_box()
     visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     charts = "[...document.querySelectorAll('.mark.on')].map(m => m.closest('.plot').dataset.draw)"

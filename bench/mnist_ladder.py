@@ -4,7 +4,8 @@
 
 Whatever the result file already has is left out, and a run that was interrupted goes on where it stopped, so the same
 command may be given again and again. Several may run at once with other rungs or seeds: the file is locked while it is
-written. MNIST must be at hand (MNIST_DIR). Rung 8 is made of runs of rung 7.
+written. MNIST must be at hand (MNIST_DIR). Rung 8 is made of runs of rung 7. With --fast rungs 1 to 4 have our
+schedule; the others have one of their own in any case.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from detectune.cli.places import find_config
-from detectune.lab.ladder import Rung, choose_rungs, run_seed, summary
+from detectune.lab.ladder import Length, Rung, choose_rungs, run_seed, summary
 
 RESULTS = Path(__file__).resolve().parent / "results" / "mnist_ladder.json"
 COMMAND = "python bench/mnist_ladder.py --rungs all --seeds 1 2 3"
@@ -55,12 +56,18 @@ def main(arguments: Sequence[str]) -> None:
                 )
 
 
-def measure(rung: Rung, seed: int, runs: Path) -> dict[str, Any]:
+def key(row: dict[str, Any]) -> tuple[str, str, int]:
+    """What tells a row from the others."""
+    return row["rung"], row["length"], row["seed"]
+
+
+def measure(rung: Rung, seed: int, runs: Path, *, length: Length) -> dict[str, Any]:
     """Train one network (or ensemble) of a rung, or go on with it; what it reached."""
     started = time.perf_counter()
-    outcome, _, _ = run_seed(rung, find_config(rung.config), seed=seed, output=runs, quick=False)
+    outcome, _, _ = run_seed(rung, find_config(rung.config), seed=seed, output=runs, length=length)
     return {
         "rung": rung.number,
+        "length": length,
         "config": rung.config,
         **asdict(outcome),
         "seconds_of_last_part": time.perf_counter() - started,
@@ -86,11 +93,11 @@ def add(path: Path, row: dict[str, Any]) -> None:
     with open(lock_file, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         content = read(path)
-        content["runs"] = sorted([*content["runs"], row], key=lambda r: (r["rung"], r["seed"]))
+        content["runs"] = sorted([*content["runs"], row], key=key)
         content["rungs"] = {
-            number: {"seeds": len(rows), **summary(rows, num_images=NUM_TEST)}
-            for number in dict.fromkeys(r["rung"] for r in content["runs"])
-            if (rows := [r for r in content["runs"] if r["rung"] == number])
+            f"{number} {length}": {"seeds": len(rows), **summary(rows, num_images=NUM_TEST)}
+            for number, length in dict.fromkeys(key(r)[:2] for r in content["runs"])
+            if (rows := [r for r in content["runs"] if key(r)[:2] == (number, length)])
         }
         part = path.with_suffix(".part")
         part.write_text(json.dumps(content, indent=1) + "\n")

@@ -20,6 +20,10 @@ def ladder(
     quick: Annotated[
         bool, typer.Option("--quick", help="5,000 images and a few epochs: under two minutes on two cores.")
     ] = False,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="All images, but a quarter of the source's epochs for rungs 1 to 4."),
+    ] = False,
     output: Annotated[
         Path, typer.Option("--output", metavar="DIR", help="Where runs, numbers and page go.")
     ] = Path("lab_ladder"),
@@ -32,18 +36,19 @@ def ladder(
     """
     from detectune.cli.places import find_config
     from detectune.engine.run_directory import output_errors
-    from detectune.lab.ladder import choose_rungs, run_ladder
+    from detectune.lab.ladder import Length, choose_rungs, run_ladder
     from detectune.report.ladder import write_ladder_page
 
     chosen = choose_rungs(rungs or "1-4")
-    output = output.expanduser() / ("quick" if quick else "full")
+    length: Length = "quick" if quick else "fast" if fast else "full"
+    output = output.expanduser() / length
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     table = run_ladder(
         [(rung, find_config(rung.config)) for rung in chosen],
         seeds=seeds or (2 if quick else 3),
         output=output,
-        quick=quick,
+        length=length,
         log=_say,
     )
     print("\n" + ladder_table(table))
@@ -61,13 +66,13 @@ def ladder_table(table: dict[str, Any]) -> str:
     ]
     for row in table["rungs"]:
         sd = "-" if row["sd"] is None else f"{100 * row['sd']:.2f}"
-        source = "-" if row["reported"] is None or table["quick"] else f"{row['reported']:.2f}"
+        source = "-" if row["reported"] is None or table["length"] == "quick" else f"{row['reported']:.2f}"
         lines.append(
             f"{row['number']:<3}{row['about'][:29]:<30}{source:>7}{100 * row['mean']:>8.2f}{sd:>6}"
             f"{100 * row['binomial']:>6.2f}"
         )
     lines += ["", "sd: over seeds.  error: what so few test images leave open."]
-    if table["quick"]:
+    if table["length"] == "quick":
         lines.append("Few images, few epochs: the source's figures are for all of them.")
     return "\n".join(lines)
 

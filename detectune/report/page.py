@@ -145,7 +145,9 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     if not run.evaluations:
         lines.append(("Result", "not evaluated yet"))
     if run.config:
-        lines.append(("Model", model_line(run.config)))
+        geometry = run.config.get("MODEL.GEOMETRY")
+        dialect = "" if run.config.get("MODEL.TYPE") == "classifier" else f", {geometry} geometry"
+        lines.append(("Model", model_line(run.config) + dialect))
         names = ", ".join(run.config.get("TRAIN.DATASETS") or ())
         images = f" ({run.num_train_images} images)" if run.num_train_images else ""
         if names:
@@ -162,14 +164,14 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def model_line(config: Mapping[str, Any]) -> str:
-    """FPN.add_fpn_ResNet18_conv5_body with masks -> Mask R-CNN, ResNet18 FPN, detectron2 geometry."""
+    """FPN.add_fpn_ResNet18_conv5_body with masks -> Mask R-CNN, ResNet18 FPN; a classifier's layers."""
     if config.get("MODEL.TYPE") == "classifier":
         return ", ".join(config.get("CLASSIFIER.LAYERS") or ())
     body = str(config.get("MODEL.CONV_BODY") or "unknown body")
     name = body.rpartition(".")[2].removeprefix("add_").removesuffix("_body").removesuffix("_conv5")
     name = f"{name.removeprefix('fpn_')} FPN" if name.startswith("fpn_") else name
     heads = [words for key, words in HEADS.items() if config.get(key) is True]
-    return f"{heads[0] if heads else 'Faster R-CNN'}, {name}, {config.get('MODEL.GEOMETRY')} geometry"
+    return f"{heads[0] if heads else 'Faster R-CNN'}, {name}"
 
 
 def machine_line(environment: Mapping[str, Any]) -> str:

@@ -131,7 +131,7 @@ def test_weights_are_enough_to_test_and_to_name_images(trained: Path, tmp_path: 
     assert right > 20
     with pytest.raises(UserError, match="take ClassPredictor"):
         Predictor(config, weights)
-    with pytest.raises(WeightsError, match="does not fit CLASSIFIER.LAYERS"):
+    with pytest.raises(WeightsError, match=r"does not fit CLASSIFIER\.LAYERS"):
         ClassPredictor(config_of(CLASSIFIER__LAYERS=["dense 20", "tanh", "softmax 10"]), weights)
 
 
@@ -156,9 +156,9 @@ def test_mistakes_are_told_before_training(tmp_path: Path, changes: dict[str, An
 
 
 def test_a_classifier_without_layers_is_no_configuration() -> None:
-    with pytest.raises(UserError, match="MODEL.TYPE is classifier but CLASSIFIER.LAYERS is empty"):
+    with pytest.raises(UserError, match=r"MODEL\.TYPE is classifier but CLASSIFIER\.LAYERS is empty"):
         config_of(CLASSIFIER__LAYERS=[])
-    with pytest.raises(UserError, match="INPUT_SHAPE is .*give channels, height and width"):
+    with pytest.raises(UserError, match=r"INPUT_SHAPE is .*give channels, height and width"):
         config_of(CLASSIFIER__INPUT_SHAPE=[8, 8])
     with pytest.raises(UserError, match="smoothing is for log_likelihood"):
         config_of(CLASSIFIER__LABEL_SMOOTHING=0.1, CLASSIFIER__LOSS="quadratic")

@@ -109,7 +109,7 @@ def test_without_mnist_the_ladder_stands_on_digits_and_says_so(
     monkeypatch.setattr(ladder, "STAND_IN_EPOCHS", 2)
     chosen = [(rung, find_config(rung.config)) for rung in choose_rungs("1-2")]
     said: list[str] = []
-    table = run_ladder(chosen, seeds=2, output=tmp_path, quick=True, log=said.append)
+    table = run_ladder(chosen, seeds=2, output=tmp_path, length="quick", log=said.append)
     assert "not MNIST" in table["source"] and table["num_test"] == 300 and len(said) == 4
     assert [len(row["outcomes"]) for row in table["rungs"]] == [2, 2]
     assert all(0.1 < row["mean"] < 1 and row["sd"] is not None for row in table["rungs"])
@@ -123,7 +123,7 @@ def test_without_mnist_the_ladder_stands_on_digits_and_says_so(
         pytest.fail("a finished run was trained again")
 
     monkeypatch.setattr(ladder, "train", no_training)
-    again = run_ladder(chosen, seeds=2, output=tmp_path, quick=True, log=said.append)
+    again = run_ladder(chosen, seeds=2, output=tmp_path, length="quick", log=said.append)
     assert again["rungs"] == table["rungs"]
 
 
@@ -133,12 +133,22 @@ def test_an_ensemble_averages_its_members(
     monkeypatch.setattr(ladder, "STAND_IN_EPOCHS", 1)
     file = find_config("mnist/1_fully_connected")
     pair = Rung("8", "mnist/1_fully_connected", "two together", None, members=2)
-    outcome, config, runs = ladder.run_seed(pair, file, seed=2, output=tmp_path, quick=True)
+    outcome, config, runs = ladder.run_seed(pair, file, seed=2, output=tmp_path, length="quick")
     assert [run.name for run in runs] == ["rung_7_seed_3", "rung_7_seed_4"] and config.RNG_SEED == 3
     assert 0.1 < outcome.test < 1 and outcome.seed == 2
 
 
+def test_the_fast_schedule_keeps_lambda_and_the_rate_of_an_image() -> None:
+    for number in ("1", "4", "7"):
+        file = find_config(next(rung.config for rung in RUNGS if rung.number == number))
+        full, fast = (rung_config(file, seed=1, length=length) for length in ("full", "fast"))
+        assert fast.TRAIN.IMS_PER_BATCH * fast.TRAIN.EVAL_ITERS == 50_000
+        decays = [c.SOLVER.WEIGHT_DECAY / c.TRAIN.IMS_PER_BATCH for c in (full, fast)]
+        assert decays[0] == pytest.approx(decays[1]) and full.CLASSIFIER == fast.CLASSIFIER
+    assert rung_config(find_config("mnist/1_fully_connected"), seed=1, length="fast").SOLVER.MAX_EPOCHS == 15
+
+
 def test_quick_takes_the_beginning_of_mnist(shared: Path) -> None:
-    config: Config = rung_config(find_config("mnist/2_one_convolution"), seed=4, quick=True)
+    config: Config = rung_config(find_config("mnist/2_one_convolution"), seed=4, length="quick")
     assert config.TRAIN.DATASETS == ("mnist_train[:5000]",) and config.RNG_SEED == 4
     assert config.CLASSIFIER.LAYERS[0] == "conv 20 5x5" and config.TRAIN.EVAL_ITERS == 500

@@ -118,7 +118,12 @@ def rung_config(file: Path, *, seed: int, length: Length) -> Config:
         layers = [text.replace("5x5", "3x3 pad 1") for text in config.CLASSIFIER.LAYERS]
         changes["CLASSIFIER.LAYERS"] = layers
     steps = num_images // config.TRAIN.IMS_PER_BATCH
-    often = {"TRAIN.EVAL_ITERS": steps, "TRAIN.SNAPSHOT_ITERS": steps, "TRAIN.LOG_ITERS": max(1, steps // 5)}
+    often = {
+        "TRAIN.EVAL_ITERS": steps,
+        "TRAIN.SNAPSHOT_ITERS": steps,
+        "TRAIN.LOG_ITERS": max(1, steps // 5),
+        "SOLVER.WARM_UP_ITERS": steps // 2,
+    }
     return config.with_overrides(changes | often | {"SOLVER.MAX_EPOCHS": epochs})
 
 

@@ -142,13 +142,10 @@ def _ours_beside(path: Path) -> Path:
 
 
 def _sets_geometry(file: Path, words: Sequence[str]) -> bool:
-    from detectune.config.settings import from_text, from_words
-    from detectune.config.yaml_reader import read_text
+    from detectune.config.load import read_settings
+    from detectune.config.settings import from_words
 
-    settings = [
-        *from_text(read_text(file), str(file), (file.parent,)).settings,
-        *from_words(list(words), (Path(),)).settings,
-    ]
+    settings = [*read_settings(file).settings, *from_words(list(words), (Path(),)).settings]
     return any(setting.key == GEOMETRY for setting in settings)
 
 

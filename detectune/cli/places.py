@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detectune.config.detectron2_zoo import zoo_name
 from detectune.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def find_config(name: str) -> Path:
     file = Path(name).expanduser()
     if file.is_file():
         return file
+    if zoo_name(name) is not None:
+        return Path(name)  # `load_config` knows detectron2's model zoo by name
     packaged = packaged_configs()
     short = name.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
     if short in packaged:

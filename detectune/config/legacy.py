@@ -17,6 +17,7 @@ from typing import Any
 
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from detectune.config.arithmetic import arithmetic
 from detectune.config.knob import Knob
 
 # Old key -> (present key, what else has to change).
@@ -71,7 +72,7 @@ def modern_value(value: Any, knob: Knob) -> Any:
         value = value.tolist()
     value = _without_bytes(value)
     if isinstance(value, str):
-        value = _unquoted(value) if knob.type == "str" else _literal(value)
+        value = _unquoted(value) if knob.type == "str" else literal(value)
         value = _without_bytes(value)
     if isinstance(value, str):
         value = RENAMED_FUNCTIONS.get(value, value)
@@ -84,7 +85,7 @@ def modern_value(value: Any, knob: Knob) -> Any:
     return value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # Python's opinion on backslashes in somebody's path
             value = ast.literal_eval(text.strip())
@@ -96,7 +97,7 @@ def _literal(text: str) -> Any:
 def _unquoted(text: str) -> str:
     """A text without quotes around it, however many: what Detectron wrote as "'coco'" or "b'coco'"."""
     while QUOTED.fullmatch(text):
-        inner = _without_bytes(_literal(text))
+        inner = _without_bytes(literal(text))
         if not isinstance(inner, str) or inner == text:
             break
         text = inner
@@ -169,12 +170,18 @@ def read_tagged(tag: str, node: Node, build: Callable[[Node], Any]) -> Any:
         node, ScalarNode
     ):
         text = str(node.value)
-        return text if tag in ("str", "unicode", "bytes") else _literal(text)
+        return text if tag in ("str", "unicode", "bytes") else literal(text)
     if re.fullmatch(r"object(/new)?:(\w+\.)*AttrDict", tag) and isinstance(node, MappingNode):
         items = [value for key, value in node.value if key.value == "dictitems"]
         return build(items[0]) if items else {}
     if tag == "name:numpy.ndarray":
         return None
+    if tag == "object/apply:eval":  # how detectron2 writes anchors: a sum to be done, in a text
+        texts = [str(part.value) for part in node.value] if isinstance(node, SequenceNode) else []
+        try:
+            return arithmetic(*texts)
+        except (ValueError, TypeError) as error:
+            raise UnknownTagError(f"the text under !!python/{tag} is no plain arithmetic: {error}") from error
     numpy_name = re.fullmatch(
         r"object/apply:numpy\.(?:_?core\.multiarray\.)?(dtype|scalar|_reconstruct)", tag
     )

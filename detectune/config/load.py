@@ -21,6 +21,8 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from detectune.config import messages
 from detectune.config.catalogue import KNOBS
+from detectune.config.detectron2 import from_document, is_detectron2
+from detectune.config.detectron2_zoo import zoo_name, zoo_tree
 from detectune.config.legacy import infer
 from detectune.config.rules import contradictions
 from detectune.config.settings import (
@@ -30,12 +32,12 @@ from detectune.config.settings import (
     Setting,
     Settings,
     from_mapping,
-    from_text,
     from_words,
+    from_yaml,
     merge_data_sets,
 )
 from detectune.config.tree import Config
-from detectune.config.yaml_reader import read_text
+from detectune.config.yaml_reader import Document, read_text, read_yaml
 from detectune.errors import UserError
 
 __all__ = ["Config", "ConfigError", "apply_overrides", "dump_diff", "dump_yaml", "load_config"]
@@ -53,14 +55,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str] | Mapping[str,
     """The configuration of a YAML file (None: the defaults) with overrides on top.
 
     Args:
-        path: one of our files or an original one of Detectron.
+        path: one of our files, an original one of Detectron or detectron2, or a name in detectron2's model zoo.
         overrides: words of a command line, `KEY=VALUE` or `KEY`, `VALUE`; or full keys with Python values.
 
     Raises:
         ConfigError: with all problems of the file and of the overrides.
     """
     source = None if path is None else str(path)
-    layers = [Settings() if path is None else _read_file(Path(path)), _read_overrides(overrides, source)]
+    layers = [Settings() if path is None else read_settings(path), _read_overrides(overrides, source)]
     return _build(Config().flat(), layers, source, notices=())
 
 
@@ -71,7 +73,9 @@ def apply_overrides(config: Config, overrides: Sequence[str] | Mapping[str, Any]
         ConfigError: with all problems of the overrides.
     """
     layer = _read_overrides(overrides, config.source)
-    return _build(config.flat(), [Settings(), layer], config.source, notices=config.notices)
+    return _build(
+        config.flat(), [Settings(), layer], config.source, notices=config.notices, given=config.given
+    )
 
 
 def dump_yaml(config: Config) -> str:
@@ -87,7 +91,11 @@ def dump_diff(config: Config) -> str:
     return _to_yaml(tree)
 
 
-def _read_file(path: Path) -> Settings:
+def read_settings(path: str | Path) -> Settings:
+    """The settings of a YAML file, ours, Detectron's or detectron2's, or of a name in detectron2's model zoo."""
+    if (name := zoo_name(str(path))) is not None and not Path(path).exists():
+        return from_document(Document(zoo_tree(name)), Path(f"detectron2's {name}"))
+    path = Path(path)
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -99,7 +107,10 @@ def _read_file(path: Path) -> Settings:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         problem = f"the file cannot be read ({getattr(error, 'strerror', None) or error})."
     else:
-        return from_text(text, str(path), (path.parent,))
+        document = read_yaml(text)
+        if is_detectron2(document.value):
+            return from_document(document, path)
+        return from_yaml(document, str(path), (path.parent,))
     return Settings(problems=[Problem(0, f"{path}: {problem}")])
 
 
@@ -130,7 +141,12 @@ def _read_overrides(overrides: Sequence[str] | Mapping[str, Any], source: str | 
 
 
 def _build(
-    base: dict[str, Any], layers: Sequence[Settings], source: str | None, *, notices: tuple[str, ...]
+    base: dict[str, Any],
+    layers: Sequence[Settings],
+    source: str | None,
+    *,
+    notices: tuple[str, ...],
+    given: frozenset[str] = frozenset(),
 ) -> Config:
     """Puts the layers over `base`, checks them, and collects what each has to say."""
     values, places = dict(base), dict[str, str]()
@@ -138,9 +154,9 @@ def _build(
     root = Path(os.path.expanduser(_last_value(layers, "ROOT_DIR") or base["ROOT_DIR"]))
     for layer in layers:
         values = _without_inferred(values)
-        given, wrong = _check(layer.settings, values[DATASETS], root)
+        legal, wrong = _check(layer.settings, values[DATASETS], root)
         problems += [problem.text for problem in sorted(layer.problems + wrong, key=lambda p: p.line)]
-        values |= given
+        values |= legal
         places |= {setting.key: setting.place for setting in layer.settings}
     if problems:
         raise ConfigError(problems)
@@ -151,6 +167,7 @@ def _build(
     said = (*notices, *(notice for layer in layers for notice in layer.notices))
     config._source = source
     config._notices = tuple(dict.fromkeys(said))
+    config._given = given | {setting.key for layer in layers for setting in layer.settings}
     return config
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from detectune.config import messages
 from detectune.config.catalogue import KNOBS, SECTIONS
 from detectune.config.legacy import DEPRECATED_KEYS, RENAMED_KEYS, modern_value
-from detectune.config.yaml_reader import REFUSED, KeyPath, read_yaml
+from detectune.config.yaml_reader import REFUSED, Document, KeyPath, read_yaml
 
 DATASETS = "DATASETS"
 
@@ -139,8 +139,12 @@ class Settings:
 
 def from_text(text: str, origin_name: str, folders: tuple[Path, ...]) -> Settings:
     """The settings of a YAML text."""
+    return from_yaml(read_yaml(text), origin_name, folders)
+
+
+def from_yaml(document: Document, origin_name: str, folders: tuple[Path, ...]) -> Settings:
+    """The settings of a YAML text that has been read."""
     found = Settings()
-    document = read_yaml(text)
     for place, sentence in document.problems:
         line = int(place.partition(":")[0] or 0)
         found.problems.append(Problem(line, ":".join(filter(None, (origin_name, place))) + f": {sentence}"))

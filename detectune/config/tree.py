@@ -59,6 +59,7 @@ class Config(Runtime):
 
     _source: str | None = PrivateAttr(default=None)
     _notices: tuple[str, ...] = PrivateAttr(default=())
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
 
     @property
     def source(self) -> str | None:
@@ -69,6 +70,11 @@ class Config(Runtime):
     def notices(self) -> tuple[str, ...]:
         """What loading had to say without being an error (keys that no longer do anything), for the user to read."""
         return self._notices
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Full keys that a file or an override has set, be it to the default."""
+        return self._given
 
     def __eq__(self, other: object) -> bool:
         """Equal values; where they came from does not count."""

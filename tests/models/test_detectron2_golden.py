@@ -16,6 +16,7 @@ import pytest
 import torch
 from hotcoco import mask as coco_mask
 
+from detectune.config.load import load_config
 from detectune.models.build import build_detector
 from detectune.models.geometry import GEOMETRIES
 from detectune.models.rcnn import RCNN
@@ -35,19 +36,8 @@ def golden(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(
-    make_config: Callable[..., Any], full_size: dict[str, Any], detectron2_state: Callable[..., Any]
-) -> RCNN:
-    config = make_config(
-        full_size
-        | {
-            "MODEL.NUM_CLASSES": 81,
-            "PIXEL_MEANS": [[[103.53, 116.28, 123.675]]],
-            "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-            "MRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-        }
-    )
-    model = build_detector(config)
+def model(golden: Path, detectron2_state: Callable[..., Any]) -> RCNN:
+    model = build_detector(load_config(golden / MODEL / "config.yaml"))  # their own file, translated
     converted = from_detectron2(detectron2_state(MODEL))
     report = fit_weights(model, converted)
     assert report.complete and not report.unexpected, str(report)

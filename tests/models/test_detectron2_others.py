@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from detectune.config.load import load_config
 from detectune.models.build import build_detector
 from detectune.models.detector import Detector
 from detectune.models.proposal_network import ProposalNetwork
@@ -24,35 +25,15 @@ from detectune.structures import Batch, ImageBatch, ImageInfo
 from detectune.weights.detectron2 import from_detectron2, to_detectron2
 from detectune.weights.native import fit_weights
 
-COMMON = {
-    "MODEL.NUM_CLASSES": 81,
-    "MODEL.MASK_ON": False,
-    "PIXEL_MEANS": [[[103.53, 116.28, 123.675]]],
-    "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-}
-C4 = {
-    "MODEL.CONV_BODY": "ResNet.add_ResNet50_conv4_body",
-    "FPN.FPN_ON": False,
-    "FPN.MULTILEVEL_ROIS": False,
-    "FPN.MULTILEVEL_RPN": False,
-    "RPN.SIZES": (32, 64, 128, 256, 512),
-    "FAST_RCNN.ROI_BOX_HEAD": "ResNet.add_ResNet_roi_conv5_head",
-    "FAST_RCNN.ROI_XFORM_RESOLUTION": 14,
-    "TRAIN.RPN_PRE_NMS_TOP_N": 12000,
-    "TRAIN.RPN_POST_NMS_TOP_N": 2000,
-    "TEST.RPN_PRE_NMS_TOP_N": 6000,
-    "TEST.RPN_POST_NMS_TOP_N": 1000,
-}
-RPN = {"MODEL.RPN_ONLY": True, "MODEL.FASTER_RCNN": False, "TEST.RPN_POST_NMS_TOP_N": 2000}
 IMAGES = ["000000184324"]
 
 
 @pytest.fixture(scope="module")
-def build(
-    make_config: Callable[..., Any], full_size: dict[str, Any], detectron2_state: Callable[..., Any]
-) -> Callable[[str, dict[str, Any]], Any]:
-    def build(name: str, overrides: dict[str, Any]) -> Detector:
-        model = build_detector(make_config(full_size | COMMON | overrides))
+def build(shared: Path, detectron2_state: Callable[..., Any]) -> Callable[[str], Any]:
+    """A golden model from its own file, translated, and its seeded weights."""
+
+    def build(name: str) -> Detector:
+        model = build_detector(load_config(shared / "golden" / "detectron2" / name / "config.yaml"))
         report = fit_weights(model, from_detectron2(detectron2_state(name)))
         assert report.complete and not report.unexpected, str(report)
         return model
@@ -62,12 +43,12 @@ def build(
 
 @pytest.fixture(scope="module")
 def c4(build: Callable[..., Any]) -> RCNN:
-    return build("faster_rcnn_R_50_C4_1x", C4)
+    return build("faster_rcnn_R_50_C4_1x")
 
 
 @pytest.fixture(scope="module")
 def rpn(build: Callable[..., Any]) -> ProposalNetwork:
-    return build("rpn_R_50_FPN_1x", RPN)
+    return build("rpn_R_50_FPN_1x")
 
 
 @pytest.mark.slow

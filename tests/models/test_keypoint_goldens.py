@@ -17,6 +17,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from detectune.config.load import load_config
 from detectune.models.build import build_detector
 from detectune.models.rcnn import RCNN
 from detectune.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
@@ -139,15 +140,12 @@ def test_detectrons_detections_and_keypoints(
 
 
 @pytest.fixture(scope="module")
-def detectron2_model(build: Callable[..., RCNN], detectron2_state: Callable[..., Any]) -> RCNN:
-    overrides = {
-        "PIXEL_MEANS": [[[103.53, 116.28, 123.675]]],
-        "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-        "FAST_RCNN.SMOOTH_L1_BETA": 0.5,
-        "KRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-        "TRAIN.RPN_POST_NMS_TOP_N": 1500,
-    }
-    return build(overrides, from_detectron2(detectron2_state(DETECTRON2)))
+def detectron2_model(shared: Path, detectron2_state: Callable[..., Any]) -> RCNN:
+    config = load_config(shared / "golden" / "detectron2" / DETECTRON2 / "config.yaml")
+    model = build_detector(config)
+    report = fit_weights(model, from_detectron2(detectron2_state(DETECTRON2)))
+    assert report.complete and not report.unexpected, str(report)
+    return model.eval()
 
 
 def _detectron2_images(golden: Path, names: list[str]) -> ImageBatch:

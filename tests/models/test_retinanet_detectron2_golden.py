@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detectune.config.load import load_config
 from detectune.engine.inference import to_original
 from detectune.models.build import build_detector
 from detectune.models.geometry import GEOMETRIES
@@ -34,19 +35,8 @@ def golden(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(make_retinanet: Callable[..., Any], detectron2_state: Callable[..., Any]) -> RetinaNet:
-    config = make_retinanet(
-        {
-            "MODEL.GEOMETRY": "detectron2",
-            "MODEL.CONV_BODY": "FPN.add_fpn_ResNet50_conv5_body",
-            "MODEL.NUM_CLASSES": 81,
-            "FPN.DIM": 256,
-            "RESNETS.WIDTH_MULTIPLIER": 1.0,
-            "INPUT.PIXEL_STDS": (1.0, 1.0, 1.0),
-            "RETINANET.NUM_CONVS": 4,
-            "RETINANET.BBOX_REG_BETA": 0.0,
-        }
-    )
+def model(golden: Path, detectron2_state: Callable[..., Any]) -> RetinaNet:
+    config = load_config(golden / MODEL / "config.yaml")  # their own file, translated
     model = build_detector(config)
     assert isinstance(model, RetinaNet)
     report = fit_weights(model, from_detectron2(detectron2_state(MODEL)))

@@ -1,0 +1,293 @@
+"""detectron2's keys and their defaults (version 0.6, configuration VERSION 2), by full key: facts, in one place.
+
+Lists stand for its tuples too. Keys of its projects (PointRend, DensePose, ...) are not among them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_UNIT = [1.0, 1.0, 1.0, 1.0]
+_BOX_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+_FINE_TO_COARSE = ["p2", "p3", "p4", "p5"]
+
+
+def _section(name: str, keys: dict[str, Any]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for key, value in keys.items()}
+
+
+_MODEL: dict[str, Any] = {
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.MASK_ON": False,
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.DEVICE": "cuda",
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.WEIGHTS": "",
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    **_section("MODEL.BACKBONE", {"NAME": "build_resnet_backbone", "FREEZE_AT": 2}),
+    **_section("MODEL.FPN", {"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "", "FUSE_TYPE": "sum"}),
+    **_section("MODEL.PROPOSAL_GENERATOR", {"NAME": "RPN", "MIN_SIZE": 0}),
+    **_section(
+        "MODEL.ANCHOR_GENERATOR",
+        {
+            "NAME": "DefaultAnchorGenerator",
+            "SIZES": [[32, 64, 128, 256, 512]],
+            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+            "ANGLES": [[-90, 0, 90]],
+            "OFFSET": 0.0,
+        },
+    ),
+    **_section(
+        "MODEL.RPN",
+        {
+            "HEAD_NAME": "StandardRPNHead",
+            "IN_FEATURES": ["res4"],
+            "BOUNDARY_THRESH": -1,
+            "IOU_THRESHOLDS": [0.3, 0.7],
+            "IOU_LABELS": [0, -1, 1],
+            "BATCH_SIZE_PER_IMAGE": 256,
+            "POSITIVE_FRACTION": 0.5,
+            "BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "BBOX_REG_LOSS_WEIGHT": 1.0,
+            "BBOX_REG_WEIGHTS": _UNIT,
+            "SMOOTH_L1_BETA": 0.0,
+            "LOSS_WEIGHT": 1.0,
+            "PRE_NMS_TOPK_TRAIN": 12000,
+            "PRE_NMS_TOPK_TEST": 6000,
+            "POST_NMS_TOPK_TRAIN": 2000,
+            "POST_NMS_TOPK_TEST": 1000,
+            "NMS_THRESH": 0.7,
+            "CONV_DIMS": [-1],
+        },
+    ),
+    **_section(
+        "MODEL.ROI_HEADS",
+        {
+            "NAME": "Res5ROIHeads",
+            "NUM_CLASSES": 80,
+            "IN_FEATURES": ["res4"],
+            "IOU_THRESHOLDS": [0.5],
+            "IOU_LABELS": [0, 1],
+            "BATCH_SIZE_PER_IMAGE": 512,
+            "POSITIVE_FRACTION": 0.25,
+            "SCORE_THRESH_TEST": 0.05,
+            "NMS_THRESH_TEST": 0.5,
+            "PROPOSAL_APPEND_GT": True,
+        },
+    ),
+    **_section(
+        "MODEL.ROI_BOX_HEAD",
+        {
+            "NAME": "",
+            "BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "BBOX_REG_LOSS_WEIGHT": 1.0,
+            "BBOX_REG_WEIGHTS": _BOX_WEIGHTS,
+            "SMOOTH_L1_BETA": 0.0,
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+            "NUM_FC": 0,
+            "FC_DIM": 1024,
+            "NUM_CONV": 0,
+            "CONV_DIM": 256,
+            "NORM": "",
+            "CLS_AGNOSTIC_BBOX_REG": False,
+            "TRAIN_ON_PRED_BOXES": False,
+            "USE_FED_LOSS": False,
+            "USE_SIGMOID_CE": False,
+            "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+            "FED_LOSS_NUM_CLASSES": 50,
+        },
+    ),
+    **_section(
+        "MODEL.ROI_BOX_CASCADE_HEAD",
+        {
+            "BBOX_REG_WEIGHTS": [_BOX_WEIGHTS, [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
+            "IOUS": [0.5, 0.6, 0.7],
+        },
+    ),
+    **_section(
+        "MODEL.ROI_MASK_HEAD",
+        {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "NUM_CONV": 0,
+            "CONV_DIM": 256,
+            "NORM": "",
+            "CLS_AGNOSTIC_MASK": False,
+            "POOLER_TYPE": "ROIAlignV2",
+        },
+    ),
+    **_section(
+        "MODEL.ROI_KEYPOINT_HEAD",
+        {
+            "NAME": "KRCNNConvDeconvUpsampleHead",
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "CONV_DIMS": [512] * 8,
+            "NUM_KEYPOINTS": 17,
+            "MIN_KEYPOINTS_PER_IMAGE": 1,
+            "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
+            "LOSS_WEIGHT": 1.0,
+            "POOLER_TYPE": "ROIAlignV2",
+        },
+    ),
+    **_section(
+        "MODEL.SEM_SEG_HEAD",
+        {
+            "NAME": "SemSegFPNHead",
+            "IN_FEATURES": _FINE_TO_COARSE,
+            "IGNORE_VALUE": 255,
+            "NUM_CLASSES": 54,
+            "CONVS_DIM": 128,
+            "COMMON_STRIDE": 4,
+            "NORM": "GN",
+            "LOSS_WEIGHT": 1.0,
+        },
+    ),
+    **_section(
+        "MODEL.PANOPTIC_FPN",
+        {
+            "INSTANCE_LOSS_WEIGHT": 1.0,
+            "COMBINE.ENABLED": True,
+            "COMBINE.OVERLAP_THRESH": 0.5,
+            "COMBINE.STUFF_AREA_LIMIT": 4096,
+            "COMBINE.INSTANCES_CONFIDENCE_THRESH": 0.5,
+        },
+    ),
+    **_section(
+        "MODEL.RETINANET",
+        {
+            "NUM_CLASSES": 80,
+            "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+            "NUM_CONVS": 4,
+            "IOU_THRESHOLDS": [0.4, 0.5],
+            "IOU_LABELS": [0, -1, 1],
+            "PRIOR_PROB": 0.01,
+            "SCORE_THRESH_TEST": 0.05,
+            "TOPK_CANDIDATES_TEST": 1000,
+            "NMS_THRESH_TEST": 0.5,
+            "BBOX_REG_WEIGHTS": _UNIT,
+            "FOCAL_LOSS_GAMMA": 2.0,
+            "FOCAL_LOSS_ALPHA": 0.25,
+            "SMOOTH_L1_LOSS_BETA": 0.1,
+            "BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "NORM": "",
+        },
+    ),
+    **_section(
+        "MODEL.RESNETS",
+        {
+            "DEPTH": 50,
+            "OUT_FEATURES": ["res4"],
+            "NUM_GROUPS": 1,
+            "NORM": "FrozenBN",
+            "WIDTH_PER_GROUP": 64,
+            "STRIDE_IN_1X1": True,
+            "RES5_DILATION": 1,
+            "RES2_OUT_CHANNELS": 256,
+            "STEM_OUT_CHANNELS": 64,
+            "DEFORM_ON_PER_STAGE": [False, False, False, False],
+            "DEFORM_MODULATED": False,
+            "DEFORM_NUM_GROUPS": 1,
+        },
+    ),
+}
+
+DEFAULTS: dict[str, Any] = {
+    "VERSION": 2,
+    "OUTPUT_DIR": "./output",
+    "SEED": -1,
+    "CUDNN_BENCHMARK": False,
+    "FLOAT32_PRECISION": "",
+    "VIS_PERIOD": 0,
+    "GLOBAL.HACK": 1.0,
+    **_MODEL,
+    **_section(
+        "INPUT",
+        {
+            "MIN_SIZE_TRAIN": [800],
+            "MIN_SIZE_TRAIN_SAMPLING": "choice",
+            "MAX_SIZE_TRAIN": 1333,
+            "MIN_SIZE_TEST": 800,
+            "MAX_SIZE_TEST": 1333,
+            "RANDOM_FLIP": "horizontal",
+            "CROP.ENABLED": False,
+            "CROP.TYPE": "relative_range",
+            "CROP.SIZE": [0.9, 0.9],
+            "FORMAT": "BGR",
+            "MASK_FORMAT": "polygon",
+        },
+    ),
+    **_section(
+        "DATASETS",
+        {
+            "TRAIN": [],
+            "PROPOSAL_FILES_TRAIN": [],
+            "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+            "TEST": [],
+            "PROPOSAL_FILES_TEST": [],
+            "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+        },
+    ),
+    **_section(
+        "DATALOADER",
+        {
+            "NUM_WORKERS": 4,
+            "ASPECT_RATIO_GROUPING": True,
+            "SAMPLER_TRAIN": "TrainingSampler",
+            "REPEAT_THRESHOLD": 0.0,
+            "REPEAT_SQRT": True,
+            "FILTER_EMPTY_ANNOTATIONS": True,
+        },
+    ),
+    **_section(
+        "SOLVER",
+        {
+            "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+            "MAX_ITER": 40000,
+            "BASE_LR": 0.001,
+            "BASE_LR_END": 0.0,
+            "MOMENTUM": 0.9,
+            "NESTEROV": False,
+            "WEIGHT_DECAY": 0.0001,
+            "WEIGHT_DECAY_NORM": 0.0,
+            "GAMMA": 0.1,
+            "STEPS": [30000],
+            "NUM_DECAYS": 3,
+            "WARMUP_FACTOR": 0.001,
+            "WARMUP_ITERS": 1000,
+            "WARMUP_METHOD": "linear",
+            "RESCALE_INTERVAL": False,
+            "CHECKPOINT_PERIOD": 5000,
+            "IMS_PER_BATCH": 16,
+            "REFERENCE_WORLD_SIZE": 0,
+            "BIAS_LR_FACTOR": 1.0,
+            "WEIGHT_DECAY_BIAS": None,
+            "CLIP_GRADIENTS.ENABLED": False,
+            "CLIP_GRADIENTS.CLIP_TYPE": "value",
+            "CLIP_GRADIENTS.CLIP_VALUE": 1.0,
+            "CLIP_GRADIENTS.NORM_TYPE": 2.0,
+            "AMP.ENABLED": False,
+        },
+    ),
+    **_section(
+        "TEST",
+        {
+            "EXPECTED_RESULTS": [],
+            "EVAL_PERIOD": 0,
+            "KEYPOINT_OKS_SIGMAS": [],
+            "DETECTIONS_PER_IMAGE": 100,
+            "AUG.ENABLED": False,
+            "AUG.MIN_SIZES": [400, 500, 600, 700, 800, 900, 1000, 1100, 1200],
+            "AUG.MAX_SIZE": 4000,
+            "AUG.FLIP": True,
+            "PRECISE_BN.ENABLED": False,
+            "PRECISE_BN.NUM_ITER": 200,
+        },
+    ),
+}
+
+SECTIONS = {key[:i] for key in DEFAULTS for i, letter in enumerate(key) if letter == "."}

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detectune.cli import config, demo, doctor, infer, knobs, report, test, train, tune
+from detectune.cli import config, demo, doctor, export, infer, knobs, report, test, train, tune
 from detectune.cli.allocator import restart_with_tuned_allocator
 from detectune.cli.data import app as data_app
 from detectune.cli.processes import failure_of_processes, is_told, speaks
@@ -63,6 +63,9 @@ app.command("train", short_help="Train, test and report", context_settings=TAKES
 app.command("tune", short_help="Search for better settings", context_settings=TAKES_OVERRIDES)(tune.tune)
 app.command("test", short_help="Measure AP of weights", context_settings=TAKES_OVERRIDES)(test.test)
 app.command("infer", short_help="Find objects in images and draw them")(infer.infer)
+app.command("export", short_help="Write ONNX or torch.export", context_settings=TAKES_OVERRIDES)(
+    export.export
+)
 app.command("report", short_help="Write the page of a run or study")(report.report)
 app.command("knobs", short_help="Say what the settings mean")(knobs.knobs)
 app.command("config", short_help="Show a configuration, resolved", context_settings=TAKES_OVERRIDES)(

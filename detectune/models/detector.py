@@ -49,7 +49,7 @@ class Detector(nn.Module):
             images, self.pixel_mean, self.pixel_std, drop_padding=self._drops_padding(images)
         )
 
-    def _clipping_sizes(self, sizes: Tensor) -> Tensor:
+    def clipping_sizes(self, sizes: Tensor) -> Tensor:
         """Height and width [B, 2] that proposals are clipped to in tests."""
         unit = self.clip_proposals_to
         return sizes if unit == 1 else (sizes + unit - 1) // unit * unit

@@ -48,7 +48,7 @@ class ProposalNetwork(Detector):
         """The proposals of each image, network frame, best first: label 1, the probability of an object as score."""
         proposals = self.rpn.propose(
             self._scored(images),
-            self._clipping_sizes(images.sizes),
+            self.clipping_sizes(images.sizes),
             self.rpn.test_rule,
             original_units(images),
         )

@@ -166,7 +166,7 @@ class RCNN(Detector):
         if self.rpn is None:
             return given_proposals(images)
         scored = self._score_anchors(self.rpn, features, images)
-        sizes = self._clipping_sizes(images.sizes)
+        sizes = self.clipping_sizes(images.sizes)
         return self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
 
     def detect(self, features: Features, proposals: Proposals, images: ImageBatch) -> list[Detections]:

@@ -26,7 +26,7 @@ from detectune.ops.nms import nms_batched
 from detectune.structures import Targets
 
 Normalizer = Literal["fixed", "sampled", "sampled_per_image"]
-_UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Rpn(nn.Module):
             logits.append(score.permute(0, 2, 3, 1).flatten(1))
             deltas.append(delta.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
             anchors.append(self._anchors(level, score.shape[-2:], padded_size))
-        per_level = tuple(len(a) for a in anchors)
+        per_level = tuple(a.shape[0] for a in anchors)
         return ScoredAnchors(torch.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), per_level)
 
     @torch.no_grad()
@@ -144,7 +144,7 @@ class Rpn(nn.Module):
         boxes, scores = self._candidates(scored, rule)  # [B, L, k, 4], [B, L, k]
         valid = scores > -torch.inf
         boxes = clip_boxes(boxes, sizes[:, None, None], offset=self.offset)
-        valid = valid & self._acceptable(boxes, sizes, rule, units)
+        valid = valid & self.acceptable(boxes, sizes, rule, units)
         batch, num_levels, k = scores.shape
         if rule.nms_thresh > 0:
             keep = nms_batched(
@@ -171,7 +171,7 @@ class Rpn(nn.Module):
             )
             objects = rows_of(targets.boxes, gt_index.gather(1, picked.index))
             wanted = encode_boxes(
-                scored.anchors[picked.index], objects, weights=_UNIT_WEIGHTS, offset=self.offset
+                scored.anchors[picked.index], objects, weights=UNIT_WEIGHTS, offset=self.offset
             )
         logits = scored.logits.gather(1, picked.index).float()
         deltas = rows_of(scored.deltas, picked.index).float()
@@ -214,14 +214,14 @@ class Rpn(nn.Module):
         boxes = decode_boxes(
             rows_of(scored.deltas, index).float(),
             scored.anchors[index],
-            weights=_UNIT_WEIGHTS,
+            weights=UNIT_WEIGHTS,
             offset=self.offset,
             clip=self.delta_clip,
         )
         num_levels = len(scored.per_level)
         return boxes.unflatten(1, (num_levels, k)), torch.stack(scores, 1)
 
-    def _acceptable(self, boxes: Tensor, sizes: Tensor, rule: ProposalRule, units: Tensor | None) -> Tensor:
+    def acceptable(self, boxes: Tensor, sizes: Tensor, rule: ProposalRule, units: Tensor | None) -> Tensor:
         """Bool [B, L, k] of clipped boxes [B, L, k, 4]: not too small, not centred outside."""
         sides = boxes[..., 2:] - boxes[..., :2]
         if rule.min_size_original:

@@ -141,7 +141,7 @@ def nms_oks(
 
 
 _SPACING = 2.0**-52
-_CUBIC = -0.75  # the free parameter of cubic convolution, as OpenCV and torch have it
+CUBIC = -0.75  # the free parameter of cubic convolution, as OpenCV and torch have it
 
 
 def _cubic_weights(side: int, size: int, device: torch.device) -> Tensor:
@@ -151,8 +151,8 @@ def _cubic_weights(side: int, size: int, device: torch.device) -> Tensor:
     weights = torch.zeros((size, side), dtype=torch.float64, device=device)
     for tap in (-1, 0, 1, 2):
         distance = (position - cell - tap).abs()
-        near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-        far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
+        near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+        far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
         index = (cell + tap).clamp(0, side - 1).long()[:, None]
         weights.scatter_add_(1, index, torch.where(distance <= 1, near, far)[:, None])
     return weights.float()

@@ -143,7 +143,7 @@ def _greedy_keep(boxes: Tensor, thresh: float, offset: float, inclusive: bool) -
         falling = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float32)
         kept: Tensor = torchvision.ops.nms(boxes, falling, thresh)
         return kept.sort().values
-    limit = _float32_limit(thresh, inclusive)
+    limit = float32_limit(thresh, inclusive=inclusive)
     alive = np.ones(len(boxes), dtype=bool)
     for start in range(0, len(boxes), _BLOCK):
         stop = min(start + _BLOCK, len(boxes))
@@ -184,7 +184,7 @@ def _fixpoint_keep(
 def _suppressions(boxes: Tensor, thresh: float, offset: float, inclusive: bool) -> Tensor:
     """Bool [S, k, k]: i comes before j and overlaps it too much. Scratch memory is bounded by slices of rows."""
     num_sets, k, _ = boxes.shape
-    limit = _float32_limit(thresh, inclusive)
+    limit = float32_limit(thresh, inclusive=inclusive)
     rows = max(1, _SCRATCH_ELEMENTS // max(1, num_sets * k))
     column = torch.arange(k, device=boxes.device)
     parts = [
@@ -195,7 +195,7 @@ def _suppressions(boxes: Tensor, thresh: float, offset: float, inclusive: bool) 
     return torch.cat(parts, dim=1) if parts else boxes.new_zeros((num_sets, 0, 0), dtype=torch.bool)
 
 
-def _float32_limit(thresh: float, inclusive: bool) -> float:
+def float32_limit(thresh: float, *, inclusive: bool) -> float:
     """The float32 number x for which `overlap > x` is the wanted comparison of a float32 overlap.
 
     Exclusive: overlap > thresh with thresh in double, as torchvision compares. Inclusive: overlap >= float32(thresh),

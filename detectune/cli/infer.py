@@ -13,10 +13,12 @@ import typer
 from detectune.errors import DataError, UserError
 
 if TYPE_CHECKING:
+    from detectune.config.load import Config
+    from detectune.data.named_proposals import NamedProposals
     from detectune.structures import ClassInfo, Detections
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-OPTIONS = ("--weights", "--output", "--thresh", "--set", "--debug", "--help")
+OPTIONS = ("--weights", "--output", "--thresh", "--proposals", "--set", "--debug", "--help")
 
 
 def infer(
@@ -37,6 +39,13 @@ def infer(
             help="Least score drawn and written. Default: drawn from VIS_TH on, written all.",
         ),
     ] = None,
+    proposals: Annotated[
+        Path | None,
+        typer.Option(
+            help='Regions to look at, for a detector without RPN: JSON {file name: {"boxes": [[x1, y1, x2, y2], ...], '
+            '"scores": [...]}} in original pixels, or Detectron\'s .pkl.'
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,12 +58,14 @@ def infer(
     A file that cannot be read is named at the end; the others are done.
     """
     from detectune.cli.loading import load_for_command
+    from detectune.data.images import load_image
     from detectune.engine.inference import Predictor
     from detectune.engine.run_directory import output_errors, write_text
 
     settings = load_for_command(config, set_, options=OPTIONS)
     if not weights.expanduser().is_file():
         raise UserError(f"There is no weights file {weights}.")
+    given = given_proposals(settings, proposals)
     files = find_images(images, beside=output)
     if settings.MODEL.TYPE == "classifier":
         from detectune.cli.infer_classes import name_images
@@ -70,7 +81,9 @@ def infer(
     try:
         for number, (file, name) in enumerate(files, start=1):
             try:
-                found = predictor(file)
+                pixels = load_image(file)
+                regions = None if given is None else predictor.regions_for(pixels, given, name)
+                found = predictor(pixels, regions)
             except DataError as error:
                 unreadable.append(str(error))
                 continue
@@ -86,6 +99,25 @@ def infer(
     if unreadable:
         print("\n".join(unreadable), file=sys.stderr)
         raise UserError(f"{len(unreadable)} of {len(files)} images could not be read; they are named above.")
+
+
+def given_proposals(settings: Config, path: Path | None) -> NamedProposals | None:
+    """What --proposals has, where the detector wants it."""
+    from detectune.data.named_proposals import read_named_proposals
+
+    model = settings.MODEL
+    proposes = model.FASTER_RCNN or model.RPN_ONLY or settings.RETINANET.RETINANET_ON
+    if path is None and not proposes:
+        raise UserError(
+            "This detector does not propose regions itself (MODEL.FASTER_RCNN is False): give it some with --proposals "
+            "FILE."
+        )
+    if path is not None and proposes:
+        raise UserError(
+            "--proposals is for detectors that do not propose regions themselves, but this one does; leave it away, or "
+            "set MODEL.FASTER_RCNN to False with --set."
+        )
+    return None if path is None else read_named_proposals(path.expanduser())
 
 
 def draw(file: Path, detections: Detections, class_info: ClassInfo, target: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detectune.cli.original import Given, existing_weights, load
+from detectune.cli.original import existing_weights, load
 from detectune.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -110,30 +110,7 @@ def make_predictor(cfg: str | None, weights: str, words: Sequence[str] = ()) -> 
     path = existing_weights(chosen)
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
-    return Predictor(given.config, path, class_info=class_names(given, path))
-
-
-def class_names(given: Given, weights: Path) -> ClassInfo | None:
-    """None where the weights or a data set at hand will tell; else COCO's names, as Detectron took, or numbers."""
-    from detectune.data.coco_names import COCO_CLASSES, COCO_PERSON
-    from detectune.data.datasets import resolve_dataset
-    from detectune.engine.inference import numbered_classes
-
-    config = given.config
-    names = (*config.TEST.DATASETS, *config.TRAIN.DATASETS)
-    if weights.suffix == ".safetensors" or config.MODEL.NUM_CLASSES < 2:
-        return None
-    try:
-        if names and resolve_dataset(names[0], config.DATASETS).annotations.is_file():
-            return None
-    except DataError:
-        pass  # Detectron's files name data sets that need not be here to look at a picture
-    num_classes = config.MODEL.NUM_CLASSES
-    if num_classes == len(COCO_CLASSES) + 1:
-        return COCO_CLASSES
-    if num_classes == 2 and config.MODEL.KEYPOINTS_ON:
-        return COCO_PERSON
-    return numbered_classes(config.MODEL.NUM_CLASSES - 1)
+    return Predictor(given.config, path)
 
 
 def find_images(place: Path, image_ext: str) -> list[Path]:

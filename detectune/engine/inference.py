@@ -16,9 +16,13 @@ import torch
 from torch import nn
 
 from detectune.config.tree import Config
+from detectune.data.coco_names import COCO_CLASSES, COCO_PERSON
 from detectune.data.collate import single_image, split_images
+from detectune.data.datasets import resolve_dataset
 from detectune.data.images import load_image
+from detectune.data.known_datasets import KNOWN
 from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, build_loader
+from detectune.data.named_proposals import NamedProposals
 from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
 from detectune.engine.precision import choose_compute
@@ -138,6 +142,7 @@ class Predictor:
         self._style = RESIZE[config.MODEL.GEOMETRY] if config.INPUT.RESIZE == "auto" else config.INPUT.RESIZE
         self._short_side, self._max_size = config.TEST.SCALE, config.TEST.MAX_SIZE
         self._stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
+        self._proposal_limit = config.TEST.PROPOSAL_LIMIT
         self._mask_thresh = config.MRCNN.THRESH_BINARIZE
         self._keypoint_shift = KEYPOINT_SHIFT[config.MODEL.GEOMETRY]
         self._keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
@@ -171,6 +176,13 @@ class Predictor:
             batch.proposals = (proposals.float() * scale)[None]
             batch.proposals_valid = torch.ones(1, len(proposals), dtype=torch.bool)
         return self.predict(batch, [pixels])[0]
+
+    def regions_for(self, pixels: np.ndarray, given: NamedProposals, name: str) -> torch.Tensor:
+        """What to call with for an image uint8 [H, W, 3] whose proposals a file has under `name`."""
+        height, width = pixels.shape[:2]
+        return given.boxes_for(
+            name, height=height, width=width, offset=self.geometry.offset, limit=self._proposal_limit
+        )
 
     def predict(self, images: ImageBatch, pixels: Sequence[np.ndarray] | None = None) -> list[Detections]:
         """Detections of a batch in the original frame; `pixels` as for `predict_network`."""
@@ -257,5 +269,22 @@ def _classes_of(metadata: dict[str, str]) -> ClassInfo | None:
 
 
 def _classes_of_data(config: Config) -> ClassInfo | None:
+    """The classes of the configuration's first data set.
+
+    Files of Detectron and detectron2 name public data sets, which need not be here to look at a picture: then COCO's
+    names are taken, if there are as many, or numbers.
+    """
     names = (*config.TEST.DATASETS, *config.TRAIN.DATASETS)
-    return build_loader(config, training=False, dataset=names[0]).class_info if names else None
+    if not names:
+        return None
+    num_classes = config.MODEL.NUM_CLASSES
+    if names[0] in KNOWN and names[0] not in config.DATASETS and num_classes >= 2:
+        try:
+            resolve_dataset(names[0], config.DATASETS, download_cache=config.DOWNLOAD_CACHE)
+        except DataError:
+            if num_classes == len(COCO_CLASSES) + 1:
+                return COCO_CLASSES
+            if num_classes == 2 and config.MODEL.KEYPOINTS_ON:
+                return COCO_PERSON
+            return numbered_classes(num_classes - 1)
+    return build_loader(config, training=False, dataset=names[0]).class_info

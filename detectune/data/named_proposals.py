@@ -14,7 +14,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ def read_named_proposals(path: Path) -> NamedProposals:
         raise DataError(missing_path(path, WHAT))
     if path.suffix.lower() != ".json":
         found = read_proposals(path)
-        scores = found.scores or [None] * len(found)
+        nothing: list[np.ndarray | None] = [None] * len(found)
+        scores: Sequence[np.ndarray | None] = found.scores or nothing
         by_id = {str(i): (b, s) for i, b, s in zip(found.image_ids, found.boxes, scores, strict=True)}
         return NamedProposals(path, by_id, by_id=True, inclusive=True)
     try:

@@ -49,7 +49,7 @@ def _fresh(count: int) -> int:
     """
     fresh: Any = torch.scalar_tensor(count, dtype=torch.int64).item()
     torch._check(fresh >= 1)
-    return fresh  # type: ignore[no-any-return]  # int() would ask for the value
+    return fresh  # not int(fresh), which would ask for the value
 
 
 def keep_best(

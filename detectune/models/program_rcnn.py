@@ -179,6 +179,6 @@ def _best_of_levels(scored: ScoredAnchors, limit: int) -> tuple[Tensor, Tensor, 
         scores.append(score)
         levels.append(torch.full_like(row, level))
         first = first + count
-    row, score, level = torch.cat(rows), torch.cat(scores), torch.cat(levels)
+    score = torch.cat(scores)
     there = (score > -torch.inf).nonzero()[:, 0]
-    return row[there], score[there], level[there]
+    return torch.cat(rows)[there], score[there], torch.cat(levels)[there]

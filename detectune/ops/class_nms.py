@@ -70,7 +70,9 @@ def _(boxes: Tensor, scores: Tensor, labels: Tensor, num_labels: int, limit: flo
 
 def onnx_translations() -> dict[Any, Any]:
     """What `torch.onnx.export` has to know, as its `custom_translation_table`; needs the package onnxscript."""
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18  # numbers become tensors on the way, which its types do not say
 
     lowest, unlimited = -3.0e38, 2**63 - 1
 

@@ -156,7 +156,7 @@ def test_a_program_finds_what_the_detector_finds(name: str, tmp_path: Path) -> N
         assert list(found) == names
         assert_alike(found, wanted, soft_masks(predictor, pixels))
         counts.append(len(wanted))
-    assert min(counts[:-1]) > 3 and counts[-1] == 0, counts
+    assert min(counts[:-1]) > 1 and counts[-1] == 0, counts
     said = json.loads(path.with_suffix(".json").read_text())
     assert list(said["outputs"]) == names and said["classes"] == list(classes.names)
     assert said["resize"]["short_side"] == 100 and said["geometry"] == geometry

@@ -57,7 +57,7 @@ class Classifier(Section):
     )
     INPUT_SHAPE: Shape = knob(
         (),
-        "Channels, height and width that the network sees; other images are resized, colours averaged for one "
+        "Channels, height and width that the network sees; other images are resized, and made grey for one "
         "channel. Empty takes the shape of the data set's images.",
         kind="data",
         stage="architecture",

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from detectune.data.idx import read_idx_pair
@@ -76,6 +77,7 @@ TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 CLASSES = {"mnist": tuple("0123456789"), "fashion_mnist": FASHION, "digits": tuple("0123456789")}
 DIGITS_SPLIT = {"train": slice(0, 1197), "val": slice(1197, 1497), "test": slice(1497, 1797)}
 DIGITS_SEED = 7
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes images grey
 BEGINNING = re.compile(r"(?P<name>.+)\[:(?P<count>\d+)\]")
 NAMES = tuple(
     f"{family}_{split}" for family in CLASSES for split in (DIGITS_SPLIT if family == "digits" else FILES)
@@ -124,6 +126,26 @@ def load_labelled(name: str, datasets: Mapping[str, Any], *, download_cache: str
     if name in datasets:
         return _read_own(name, datasets[name])
     return read_known(name, download_cache=download_cache)
+
+
+def with_shape(data: LabelledImages, shape: tuple[int, ...]) -> LabelledImages:
+    """The data with images of `shape` (channels, height, width): resized, colours made grey or grey repeated."""
+    channels, height, width = shape
+    images = data.images
+    if tuple(images.shape[1:]) == tuple(shape):
+        return data
+    pixels = images.float()
+    if channels == 1 and images.shape[1] == 3:
+        pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    if tuple(images.shape[2:]) != (height, width):
+        pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    if pixels.shape[1] != channels:
+        if pixels.shape[1] != 1:
+            raise DataError(
+                f"{data.name} has images of {pixels.shape[1]} channels, but CLASSIFIER.INPUT_SHAPE asks for {channels}."
+            )
+        pixels = pixels.expand(-1, channels, -1, -1)
+    return replace(data, images=pixels.round().clamp(0, 255).to(torch.uint8).contiguous())
 
 
 def read_known(

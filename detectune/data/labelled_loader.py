@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detectune.config.tree import Config
-from detectune.data.labelled import LabelledImages, load_labelled
+from detectune.data.labelled import LabelledImages, load_labelled, with_shape
 from detectune.errors import DataError
 from detectune.ops.warps import Warp, warp_images
 from detectune.structures import ClassInfo, LabelledBatch
@@ -135,6 +135,8 @@ def build_labelled_loader(
         )
     sets = [load_labelled(name, config.DATASETS, download_cache=config.DOWNLOAD_CACHE) for name in names]
     given = config.CLASSIFIER
+    if given.INPUT_SHAPE:
+        sets = [with_shape(data, given.INPUT_SHAPE) for data in sets]
     warp = Warp(
         shift=given.SHIFT,
         rotation=given.ROTATION,

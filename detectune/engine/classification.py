@@ -24,10 +24,11 @@ from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader
 from detectune.engine.precision import Compute, choose_compute
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.engine.running import Run
-from detectune.errors import UserError, WeightsError
+from detectune.errors import DataError, UserError, WeightsError
 from detectune.evaluation.classification import evaluate_classification
 from detectune.models.build_classifier import build_classifier
 from detectune.models.classifier import Classifier
+from detectune.models.layer_list import shape_text
 from detectune.structures import ClassInfo
 from detectune.weights.native import fit_weights, load_weights
 
@@ -59,6 +60,12 @@ def test_classifier(
         if tested is None:
             tested = compute.place(load_classifier(config, weights or config.TEST.WEIGHTS, loader)[0])
         assert isinstance(tested, Classifier)
+        shape = tuple(loader.data.images.shape[1:])
+        if shape != tested.input_shape:
+            raise DataError(
+                f"{name} has images of {shape_text(shape)}, but the network sees {shape_text(tested.input_shape)}; set "
+                f"CLASSIFIER.INPUT_SHAPE to {list(tested.input_shape)} to have them resized."
+            )
         results.append(_test_one(tested, loader, compute, name, output_dir / "evaluation" / name))
     return results[0]
 

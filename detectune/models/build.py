@@ -31,6 +31,8 @@ def build_detector(
         num_keypoints: keypoints of the data set's objects, for KRCNN.NUM_KEYPOINTS -1; must agree otherwise.
     """
     model = config.MODEL
+    if model.TYPE == "classifier":
+        raise UserError("MODEL.TYPE is classifier, which finds no objects; this needs a detector.")
     if model.GEOMETRY not in GEOMETRIES:
         raise unsupported("MODEL.GEOMETRY", model.GEOMETRY, GEOMETRIES)
     geometry = GEOMETRIES[model.GEOMETRY]

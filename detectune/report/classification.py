@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectune.report.run import Evaluation, score
+from detectune.report.charts import Chart, Series, line_chart
+from detectune.report.run import Evaluation, Row, score
 
 ACCURACY, LOSS = "classification/accuracy", "classification/loss"
 MOST_SHOWN = 20  # classes in the table of confusions
@@ -37,6 +39,27 @@ def classification_view(run_dir: Path, evaluation: Evaluation) -> dict[str, Any]
         "names": names,
         "confusion": _confusion(run_dir / "evaluation" / evaluation.dataset / "confusion.json", names),
     }
+
+
+def accuracy_chart(rows: Sequence[Row], *, note: str = "") -> Chart | None:
+    """Accuracy on each data set over iterations; None without any. What matters happens near the top."""
+    names = list(
+        dict.fromkeys(str(row.get("dataset")) for row in rows if score(row.get(ACCURACY)) is not None)
+    )
+    lines = [
+        Series(
+            name,
+            [(float(row["iteration"]), row[ACCURACY]) for row in rows if row.get("dataset") == name],
+            slot,
+        )
+        for slot, name in enumerate(names[:8], start=1)
+    ]
+    values = sorted(value for line in lines for _, value in line.points)
+    if not values:
+        return None
+    return line_chart(
+        "Accuracy", lines, y_limits=(max(0.0, 1 - 3 * (1 - values[len(values) // 2])), 1.0), note=note
+    )
 
 
 def _confusion(file: Path, names: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:

@@ -18,6 +18,7 @@ from detectune.report.charts import Chart, Series, line_chart, short, sparkline
 from detectune.report.classification import (
     ACCURACY,
     LOSS,
+    accuracy_chart,
     classification_view,
     is_classification,
     percent,
@@ -221,10 +222,6 @@ def training_charts(run: RunRecord) -> list[Chart | None]:
     tasks = [task for task in TASK_NAMES if any(f"{task}/AP" in row for row in first)]
     aps = [Series(f"{TASK_NAMES[t]} AP", metric_curve(first, f"{t}/AP"), i + 1) for i, t in enumerate(tasks)]
     accuracy = [("stat_box_accuracy", "box class"), ("stat_mask_accuracy", "mask pixel")]
-    right = [
-        Series(name, curve([row for row in tests if str(row.get("dataset")) == name], ACCURACY), slot)
-        for slot, name in enumerate(datasets[:8], start=1)
-    ]
     once = "One evaluation so far; TRAIN.EVAL_ITERS gives a curve." if len(first) == 1 else ""
     return [
         line_chart(
@@ -242,7 +239,7 @@ def training_charts(run: RunRecord) -> list[Chart | None]:
             ],
         ),
         line_chart("AP" + (f" on {datasets[0]}" if datasets else ""), aps, y_limits=(0.0, 1.0), note=once),
-        line_chart("Accuracy", right, y_limits=accuracy_limits(right), note=once),
+        accuracy_chart(tests, note=once),
         line_chart("Learning rate", [Series("learning rate", curve(rows, "lr"), 1)]),
         line_chart("Images per second", [Series("images/s", curve(rows, "images_per_second"), 1)]),
         line_chart(
@@ -252,12 +249,6 @@ def training_charts(run: RunRecord) -> list[Chart | None]:
         ),
         line_chart("Gradient norm", [Series("gradient norm", curve(rows, "gradient_norm"), 1)]),
     ]
-
-
-def accuracy_limits(series: Sequence[Series]) -> tuple[float, float]:
-    """From a little below the middle of the values to 1: what matters of an accuracy happens near the top."""
-    values = sorted(value for one in series for _, value in one.points)
-    return (max(0.0, 1 - 3 * (1 - values[len(values) // 2])) if values else 0.0, 1.0)
 
 
 def curve(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:

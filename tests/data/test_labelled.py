@@ -15,7 +15,7 @@ from PIL import Image
 from detectune.config.load import load_config
 from detectune.data import labelled
 from detectune.data.idx import read_idx_pair
-from detectune.data.labelled import LabelledImages, load_labelled, read_known, read_labelled
+from detectune.data.labelled import LabelledImages, load_labelled, read_known, read_labelled, with_shape
 from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader, join
 from detectune.downloads import DownloadError
 from detectune.errors import DataError
@@ -132,6 +132,22 @@ def test_sets_that_do_not_fit_are_not_joined() -> None:
         join([digits, small])
 
 
+def test_images_take_the_shape_that_is_asked_for() -> None:
+    digits = read_known("digits_val")
+    assert with_shape(digits, (1, 8, 8)) is digits
+    large = with_shape(digits, (3, 16, 16))
+    assert large.images.shape == (300, 3, 16, 16) and large.images.dtype == torch.uint8
+    assert torch.equal(large.images[:, 0], large.images[:, 2])
+    again = with_shape(large, (1, 8, 8)).images.float()
+    assert float((again - digits.images.float()).abs().mean()) < 25
+    coloured = LabelledImages("c", large.images * torch.tensor([1, 0, 0])[:, None, None].byte(), digits.labels,
+                              digits.class_info, "")  # fmt: skip
+    grey = with_shape(coloured, (1, 16, 16)).images
+    assert torch.equal(grey[:, 0], (large.images[:, 0].float() * 0.299).round().byte())
+    with pytest.raises(DataError, match=r"images of 3 channels, but CLASSIFIER\.INPUT_SHAPE asks for 2"):
+        with_shape(coloured, (2, 16, 16))
+
+
 # ---- batches
 
 
@@ -201,5 +217,13 @@ def test_the_builder_reads_the_configuration() -> None:
     )  # fmt: skip
     loader = build_labelled_loader(config, training=True, parts=2)
     assert (loader.batch_size, loader.seed, loader.warp.shift, loader.num_images) == (8, 9, 2, 1197)
+    resized = build_labelled_loader(
+        config.with_overrides({"CLASSIFIER.INPUT_SHAPE": (1, 6, 5)}), training=True
+    )
+    assert first(resized, 1)[0].images.shape == (4, 1, 6, 5)
+    alone = build_labelled_loader(
+        config.with_overrides({"DATA_LOADER.NUM_THREADS": 0}), training=True, parts=2
+    )
+    assert torch.equal(first(alone, 1)[0].images, first(loader, 1)[0].images), "workers change nothing"
     with pytest.raises(DataError, match=r"TEST\.DATASETS is empty; name a data set, such as mnist_val"):
         build_labelled_loader(config, training=False)

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from detectune import Predictor, load_config, test, train
 from detectune.config.tree import Config
+from detectune.data import labelled
+from detectune.data.labelled import read_known, with_shape
 from detectune.engine.checkpoint import load_checkpoint
 from detectune.engine.classification import ClassPredictor, check_classifier_metric
 from detectune.engine.finite import NonFiniteLossError
 from detectune.engine.hooks import Hook
 from detectune.engine.running import Run
-from detectune.errors import UserError, WeightsError
+from detectune.errors import DataError, UserError, WeightsError
 from detectune.weights.native import load_weights
 
 LAYERS = ["conv 8 3x3", "batchnorm", "relu", "maxpool 2", "dense 20", "dropout 0.2", "tanh", "softmax 10"]
@@ -110,7 +112,9 @@ def test_other_seeds_give_other_networks(tmp_path: Path) -> None:
     assert not torch.equal(*found)
 
 
-def test_weights_are_enough_to_test_and_to_name_images(trained: Path, tmp_path: Path) -> None:
+def test_weights_are_enough_to_test_and_to_name_images(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = trained / "model_final.safetensors"
     state, metadata = load_weights(weights)
     assert json.loads(metadata["input_shape"]) == [1, 8, 8] and "layers.0.weight" in state
@@ -119,8 +123,6 @@ def test_weights_are_enough_to_test_and_to_name_images(trained: Path, tmp_path: 
     last = [row for row in rows_of(trained) if row.get("dataset") == "digits_val"][-1]
     assert again["classification/accuracy"] == last["classification/accuracy"]
     predictor = ClassPredictor(config, weights)
-    from detectune.data.labelled import read_known
-
     data = read_known("digits_test")
     right = 0
     for image, label in zip(data.images[:30], data.labels[:30].tolist(), strict=True):
@@ -129,6 +131,13 @@ def test_weights_are_enough_to_test_and_to_name_images(trained: Path, tmp_path: 
         assert found.shape == (10,) and float(found.sum()) == pytest.approx(1.0, abs=1e-5)
         right += int(found.argmax()) == label
     assert right > 20
+    larger = config_of(TEST__DATASETS=["digits_test"], CLASSIFIER__INPUT_SHAPE=[1, 8, 8])
+    assert test(larger, weights, output_dir=tmp_path)["classification/accuracy"] > 0.8
+    monkeypatch.setattr(labelled, "_digits", lambda name, split: with_shape(data, (1, 9, 9)))
+    with pytest.raises(
+        DataError, match=r"images of 1 x 9 x 9, but the network sees 1 x 8 x 8; set CLASSIFIER"
+    ):
+        test(config_of(TEST__DATASETS=["digits_test"]), weights, output_dir=tmp_path)
     with pytest.raises(UserError, match="take ClassPredictor"):
         Predictor(config, weights)
     with pytest.raises(WeightsError, match=r"does not fit CLASSIFIER\.LAYERS"):

@@ -57,9 +57,8 @@ def accuracy_chart(rows: Sequence[Row], *, note: str = "") -> Chart | None:
     values = sorted(value for line in lines for _, value in line.points)
     if not values:
         return None
-    return line_chart(
-        "Accuracy", lines, y_limits=(max(0.0, 1 - 3 * (1 - values[len(values) // 2])), 1.0), note=note
-    )
+    low = min(0.99, max(0.0, 1 - 3 * (1 - values[len(values) // 2])))
+    return line_chart("Accuracy", lines, y_limits=(low, 1.0), note=note)
 
 
 def _confusion(file: Path, names: list[str]) -> list[tuple[str, list[tuple[int, float]]]]:

@@ -21,7 +21,7 @@ import torch
 
 from detectune.config.load import load_config
 from detectune.config.tree import Config
-from detectune.data.labelled import load_labelled
+from detectune.data.labelled import image_folders, load_labelled, read_known
 from detectune.data.labelled_loader import build_labelled_loader
 from detectune.engine.classification import answers, load_classifier
 from detectune.engine.precision import choose_compute
@@ -109,14 +109,13 @@ def rung_config(file: Path, *, seed: int, length: Length) -> Config:
     changes: dict[str, Any] = {
         key: tuple(f"{name}[:{count}]" for name in config.flat()[key]) for key, count in QUICK_IMAGES.items()
     }
-    epochs = QUICK_EPOCHS
-    try:
-        num_images = len(load_labelled(changes["TRAIN.DATASETS"][0], {}))
+    epochs, num_images = QUICK_EPOCHS, QUICK_IMAGES["TRAIN.DATASETS"]
+    try:  # what is there: nothing is fetched for a quick look
+        read_known("mnist_train", folders=image_folders("mnist", download_cache=config.DOWNLOAD_CACHE))
     except DataError:
-        changes, epochs = dict(STAND_IN), STAND_IN_EPOCHS
-        num_images = len(load_labelled("digits_train", {}))
         layers = [text.replace("5x5", "3x3 pad 1") for text in config.CLASSIFIER.LAYERS]
-        changes["CLASSIFIER.LAYERS"] = layers
+        changes = {**STAND_IN, "CLASSIFIER.LAYERS": layers}
+        epochs, num_images = STAND_IN_EPOCHS, len(read_known("digits_train"))
     steps = num_images // config.TRAIN.IMS_PER_BATCH
     often = {
         "TRAIN.EVAL_ITERS": steps,
@@ -124,7 +123,9 @@ def rung_config(file: Path, *, seed: int, length: Length) -> Config:
         "TRAIN.LOG_ITERS": max(1, steps // 5),
         "SOLVER.WARM_UP_ITERS": steps // 2,
     }
-    return config.with_overrides(changes | often | {"SOLVER.MAX_EPOCHS": epochs})
+    return config.with_overrides(
+        changes | often | {"SOLVER.MAX_EPOCHS": 0, "SOLVER.MAX_ITER": steps * epochs}
+    )
 
 
 def fast_schedule(config: Config, *, batch: int) -> dict[str, Any]:

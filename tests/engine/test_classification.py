@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detectune import Predictor, load_config, test, train
+from detectune import Predictor, load_config, train
 from detectune.config.tree import Config
 from detectune.data import labelled
 from detectune.data.labelled import read_known, with_shape
@@ -21,6 +21,7 @@ from detectune.engine.classification import ClassPredictor, check_classifier_met
 from detectune.engine.finite import NonFiniteLossError
 from detectune.engine.hooks import Hook
 from detectune.engine.running import Run
+from detectune.engine.testing import test as run_test
 from detectune.errors import DataError, UserError, WeightsError
 from detectune.weights.native import load_weights
 
@@ -119,7 +120,7 @@ def test_weights_are_enough_to_test_and_to_name_images(
     state, metadata = load_weights(weights)
     assert json.loads(metadata["input_shape"]) == [1, 8, 8] and "layers.0.weight" in state
     config = config_of()
-    again = test(config, weights, output_dir=tmp_path)
+    again = run_test(config, weights, output_dir=tmp_path)
     last = [row for row in rows_of(trained) if row.get("dataset") == "digits_val"][-1]
     assert again["classification/accuracy"] == last["classification/accuracy"]
     predictor = ClassPredictor(config, weights)
@@ -132,12 +133,12 @@ def test_weights_are_enough_to_test_and_to_name_images(
         right += int(found.argmax()) == label
     assert right > 20
     larger = config_of(TEST__DATASETS=["digits_test"], CLASSIFIER__INPUT_SHAPE=[1, 8, 8])
-    assert test(larger, weights, output_dir=tmp_path)["classification/accuracy"] > 0.8
+    assert run_test(larger, weights, output_dir=tmp_path)["classification/accuracy"] > 0.8
     monkeypatch.setattr(labelled, "_digits", lambda name, split: with_shape(data, (1, 9, 9)))
     with pytest.raises(
         DataError, match=r"images of 1 x 9 x 9, but the network sees 1 x 8 x 8; set CLASSIFIER"
     ):
-        test(config_of(TEST__DATASETS=["digits_test"]), weights, output_dir=tmp_path)
+        run_test(config_of(TEST__DATASETS=["digits_test"]), weights, output_dir=tmp_path)
     with pytest.raises(UserError, match="take ClassPredictor"):
         Predictor(config, weights)
     with pytest.raises(WeightsError, match=r"does not fit CLASSIFIER\.LAYERS"):

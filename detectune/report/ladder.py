@@ -41,7 +41,8 @@ def render(folder: Path) -> str:
     )  # fmt: skip
     environment.filters |= {"percent": show_percent, "duration": show_duration}
     best = max(table["rungs"], key=lambda row: row["mean"])
-    data = load_labelled(table["test"], {})
+    cache = read_run(folder / best["runs"][0]).config.get("DOWNLOAD_CACHE", "")
+    data = load_labelled(table["test"], {}, download_cache=str(cache))
     mistakes, num_mistakes = read_mistakes(folder / best["runs"][0] / "evaluation" / table["test"], data)
     return environment.get_template("ladder.html").render(
         table=table,

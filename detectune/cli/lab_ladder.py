@@ -73,7 +73,7 @@ def ladder_table(table: dict[str, Any]) -> str:
         )
     lines += ["", "sd: over seeds.  error: what so few test images leave open."]
     if table["length"] == "quick":
-        lines.append("Few images, few epochs: the source's figures are for all of them.")
+        lines.append("Few images, few epochs: the source's figures are for all.")
     return "\n".join(lines)
 
 

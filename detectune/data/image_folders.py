@@ -44,7 +44,7 @@ def fit_image(image: np.ndarray, *, channels: int, size: tuple[int, int]) -> np.
     """An image uint8 [H, W, 3] RGB as a network sees it: uint8 [C, height, width], grey for one channel."""
     if image.shape[:2] != tuple(size) or channels == 1:
         picture = Image.fromarray(image).convert("L" if channels == 1 else "RGB")
-        image = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        image = np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return image[None] if channels == 1 else np.ascontiguousarray(image.transpose(2, 0, 1))
 
 

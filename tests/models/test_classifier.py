@@ -71,7 +71,7 @@ def test_losses_and_their_gradients_are_those_of_the_slow_way(loss: str, last: s
             np.mean([slow_cost(o, int(k), loss) for o, k in zip(outputs, given.labels, strict=True)])
         )
 
-    assert float(model(given)["loss_classification"]) == pytest.approx(cost(), rel=1e-9)
+    assert model(given)["loss_classification"].item() == pytest.approx(cost(), rel=1e-9)
     for parameter, weight in zip(model.parameters(), weights, strict=True):
         assert parameter.grad is not None
         for place in [tuple(0 for _ in weight.shape), tuple(n - 1 for n in weight.shape)]:

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from detectune.cli import config, demo, doctor, export, infer, knobs, report, test, train, tune
 from detectune.cli.allocator import restart_with_tuned_allocator
 from detectune.cli.data import app as data_app
+from detectune.cli.lab import app as lab_app
 from detectune.cli.processes import failure_of_processes, is_told, speaks
 from detectune.errors import UserError
 
@@ -74,6 +75,12 @@ app.command("config", short_help="Show a configuration, resolved", context_setti
 app.command("schema", short_help="Write the schema for editors")(config.schema)
 app.add_typer(
     data_app, name="data", help="Check data sets and look at them.", short_help="Check and show data sets"
+)
+app.add_typer(
+    lab_app,
+    name="lab",
+    help="Experiments for those who learn to tune.",
+    short_help="Experiments to learn tuning",
 )
 app.command("doctor", short_help="Show machine, speed, what is missing")(doctor.doctor)
 

@@ -49,7 +49,9 @@ def test_gradient_descent_needs_the_steps_that_theory_says() -> None:
         along = math.cos(math.pi / 6) * RAVINE.start[0] + math.sin(math.pi / 6) * RAVINE.start[1]
         expected = math.ceil(math.log(TOLERANCE / abs(along)) / math.log(1 - lr / 10))
         long = Surface(**{**vars(RAVINE), "steps": 2 * expected})
-        (steps,) = steps_to_minimum(long, "gradient descent", torch.tensor([lr], dtype=torch.float64)).tolist()
+        (steps,) = steps_to_minimum(
+            long, "gradient descent", torch.tensor([lr], dtype=torch.float64)
+        ).tolist()
         assert abs(steps - expected) <= 1
 
 

@@ -42,11 +42,17 @@ def test_classifier(
     output_dir: Path,
     model: nn.Module | None = None,
     dataset: str | None = None,
+    loader: LabelledLoader | None = None,
 ) -> dict[str, float]:
-    """Accuracy and loss on `dataset` (each of TEST.DATASETS if not given; the first one's are returned)."""
+    """Accuracy and loss on the data of `loader`, or on `dataset`, or on each of TEST.DATASETS, of which the first
+    one's are returned.
+    """
     names = (dataset,) if dataset else tuple(config.TEST.DATASETS)
-    if not names:
+    if loader is None and not names:
         raise UserError("TEST.DATASETS is empty: there is nothing to test on.")
+    loaders = (
+        [loader] if loader else [build_labelled_loader(config, training=False, dataset=n) for n in names]
+    )
     compute = choose_compute(
         device=config.MODEL.DEVICE,
         precision=config.TEST.PRECISION,
@@ -54,19 +60,18 @@ def test_classifier(
         key="TEST",
     )
     results = []
-    for name in names:
-        loader = build_labelled_loader(config, training=False, dataset=name)
+    for one in loaders:
         tested = model
         if tested is None:
-            tested = compute.place(load_classifier(config, weights or config.TEST.WEIGHTS, loader)[0])
+            tested = compute.place(load_classifier(config, weights or config.TEST.WEIGHTS, one)[0])
         assert isinstance(tested, Classifier)
-        shape = tuple(loader.data.images.shape[1:])
-        if shape != tested.input_shape:
+        shape, wanted = tuple(one.data.images.shape[1:]), tested.input_shape
+        if shape != wanted:
             raise DataError(
-                f"{name} has images of {shape_text(shape)}, but the network sees {shape_text(tested.input_shape)}; set "
-                f"CLASSIFIER.INPUT_SHAPE to {list(tested.input_shape)} to have them resized."
+                f"{one.data.name} has images of {shape_text(shape)}, but the network sees {shape_text(wanted)}; set "
+                f"CLASSIFIER.INPUT_SHAPE to {list(wanted)} to have them resized."
             )
-        results.append(_test_one(tested, loader, compute, name, output_dir / "evaluation" / name))
+        results.append(_test_one(tested, one, compute, output_dir / "evaluation" / one.data.name))
     return results[0]
 
 
@@ -130,15 +135,22 @@ class ClassPredictor:
             return self.network.predict(seen[None].to(self.compute.device))[0].cpu()
 
 
-def evaluate_classes(run: Run, dataset: str) -> dict[str, float]:
-    """Accuracy and loss of the run's model on a data set; the first process measures."""
-    metrics: dict[str, float] = {}
-    with run.team.together():
-        if run.team.first:
-            metrics = test_classifier(
-                run.config, output_dir=run.directory.path, model=run.model, dataset=dataset
-            )
-    return run.team.from_first(metrics)
+class ClassEvaluation:
+    """Accuracy and loss of a run's model on a data set, which is read once; the first process measures."""
+
+    def __init__(self) -> None:
+        self.loaders: dict[str, LabelledLoader] = {}
+
+    def __call__(self, run: Run, dataset: str) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        with run.team.together():
+            if run.team.first:
+                if dataset not in self.loaders:
+                    self.loaders[dataset] = build_labelled_loader(run.config, training=False, dataset=dataset)
+                metrics = test_classifier(
+                    run.config, output_dir=run.directory.path, model=run.model, loader=self.loaders[dataset]
+                )
+        return run.team.from_first(metrics)
 
 
 def check_classifier_metric(metric: str) -> str:
@@ -165,9 +177,7 @@ def answers(model: Classifier, loader: LabelledLoader, compute: Compute) -> tupl
     return torch.cat(probabilities), torch.cat(losses)
 
 
-def _test_one(
-    model: Classifier, loader: LabelledLoader, compute: Compute, name: str, folder: Path
-) -> dict[str, float]:
+def _test_one(model: Classifier, loader: LabelledLoader, compute: Compute, folder: Path) -> dict[str, float]:
     """Measure, and write one data set's folder."""
     started = time.perf_counter()
     probabilities, losses = answers(model, loader, compute)
@@ -176,7 +186,7 @@ def _test_one(
         probabilities.numpy(), loader.data.labels.numpy(), losses.numpy(), names=loader.class_info.names
     )
     summary: dict[str, Any] = {
-        "dataset": name,
+        "dataset": loader.data.name,
         "source": loader.data.source,
         "num_images": len(loader.data),
         "metrics": result.metrics,

@@ -17,7 +17,7 @@ from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader
 from detectune.data.loader import build_loader
-from detectune.engine.classification import check_classifier_metric, evaluate_classes
+from detectune.engine.classification import ClassEvaluation, check_classifier_metric
 from detectune.engine.distributed import ALONE, Team, share_counts
 from detectune.engine.ema import WeightAverage
 from detectune.engine.environment import describe_environment
@@ -193,7 +193,7 @@ def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook)
         ),
         keep_best=train.KEEP_BEST,
         patience=train.EARLY_STOP_PATIENCE,
-        evaluate=evaluate_classes if classifies else None,
+        evaluate=ClassEvaluation() if classifies else None,
         others=hooks,
     )
     shown = run.team.first  # all processes need equally many hooks: they meet between them

@@ -129,7 +129,7 @@ def rung_config(file: Path, *, seed: int, length: Length) -> Config:
 
 
 def fast_schedule(config: Config, *, batch: int) -> dict[str, Any]:
-    """What a quarter of the source's epochs needs to reach its figures: momentum, and a rate that falls along a cosine.
+    """A quarter of the source's epochs, with momentum and a rate that falls along a cosine.
 
     The rate is in proportion to the batch, weight decay keeps its lambda. Rungs from 5 on have such a schedule of their
     own, of which only the quick ladder changes the batch.

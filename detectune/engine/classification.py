@@ -172,6 +172,7 @@ def answers(model: Classifier, loader: LabelledLoader, compute: Compute) -> tupl
         batch = batch.to(compute.device, non_blocking=True)
         with compute.autocast():
             scores = model.scores(batch.images).float()
+        assert batch.labels is not None
         probabilities.append((scores.softmax(1) if model.softmax else scores.sigmoid()).cpu())
         losses.append(model.loss_of(scores, batch.labels, reduction="none").cpu())
     return torch.cat(probabilities), torch.cat(losses)

@@ -273,6 +273,8 @@ def _together(config: Config, runs: Sequence[Path], outcomes: Sequence[Outcome],
 def _accuracy_of_mean(config: Config, weights: Sequence[Path], dataset: str) -> float:
     compute = choose_compute(device=config.MODEL.DEVICE, precision="fp32", memory_format="contiguous")
     loader = build_labelled_loader(config, training=False, dataset=dataset)
-    networks = [compute.place(load_classifier(config, path, loader)[0]) for path in weights]
+    networks = [load_classifier(config, path, loader)[0] for path in weights]
+    for network in networks:
+        compute.place(network)  # in place
     mean = torch.stack([answers(network, loader, compute)[0] for network in networks]).mean(0)
     return float((mean.argmax(1) == loader.data.labels).double().mean())

@@ -120,9 +120,7 @@ def optimisers(
     print(
         f"{measured['dataset']} ({measured['data']}), {budget.trials} trials and {budget.seeds} seeds each."
     )
-    print(
-        f"Accuracy in %; steps and seconds to {100 * measured['target']:.0f} %; decades of rates as good.\n"
-    )
+    print(f"Accuracy in %; steps, s to {100 * measured['target']:.0f} %; decades of good rates.\n")
     print_table(*comparison_table(measured))
     print("\nRare and dense features, loss above the best possible:")
     print_table(*sparse_table(sparse))

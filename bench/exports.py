@@ -1,7 +1,7 @@
 """Every family of detectors, exported and run: how far the programs' detections are from the detectors' own.
 
 python bench/exports.py            # all, about a minute each on one core
-python bench/exports.py "R-FCN"    # those whose name contains the word
+python bench/exports.py "R-FCN"    # those whose name contains all words; the other rows of the result stay
 
 Networks are the baselines of Detectron in configs/, made narrower, with random weights that tell regions apart; the
 images are noise of four shapes. Nothing is timed.
@@ -134,15 +134,10 @@ def main(words: list[str]) -> None:
                         rows[name] = differences(family, geometry, suffix, Path(folder))
                         print(name, rows[name], flush=True)
     packages = {name: version(name) for name in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")}
-    said = {
-        "command": " ".join(["python bench/exports.py", *words]),
-        "machine": platform.machine(),
-        **packages,
-    }
-    if not words:
-        (RESULTS / "exports.json").write_text(
-            json.dumps({**said, "seeds": [0, 1], "rows": rows}, indent=1) + "\n"
-        )
+    file = RESULTS / "exports.json"
+    before = json.loads(file.read_text())["rows"] if words and file.is_file() else {}
+    said = {"command": "python bench/exports.py", "machine": platform.machine(), **packages, "seeds": [0, 1]}
+    file.write_text(json.dumps({**said, "rows": before | rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from detectune.ops import nms as ops
 from detectune.ops.boxes import box_iou
+from detectune.ops.class_nms import spread_class_nms
 from detectune.ops.voting import box_voting
 
 
@@ -231,3 +232,21 @@ def test_a_detection_without_voters_stays() -> None:
     for method in ("ID", "TEMP_AVG", "AVG", "IOU_AVG", "GENERALIZED_AVG", "QUASI_SUM"):
         boxes, scores = box_voting(box, score, box + 100, score, 0.5, scoring_method=method)
         assert torch.equal(boxes, box) and torch.equal(scores, score)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 200])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_the_suppression_of_recorded_programs_keeps_the_same_rows(count: int, offset: float) -> None:
+    generator = torch.Generator().manual_seed(count)
+    boxes = torch.rand(count, 4, generator=generator) * 50
+    boxes[:, 2:] += boxes[:, :2]
+    scores, labels = (
+        torch.rand(count, generator=generator),
+        torch.randint(0, 4, (count,), generator=generator),
+    )
+    wanted = ops.batched_class_nms(boxes, scores, labels, 0.4, offset=offset, inclusive=offset > 0)
+    assert torch.equal(
+        spread_class_nms(boxes, scores, labels, 0.4, offset).sort().values, wanted.sort().values
+    )
+    if count == 200:
+        assert len(wanted) < count

@@ -106,7 +106,8 @@ def given_proposals(settings: Config, path: Path | None) -> NamedProposals | Non
     from detectune.data.named_proposals import read_named_proposals
 
     model = settings.MODEL
-    proposes = model.FASTER_RCNN or model.RPN_ONLY or settings.RETINANET.RETINANET_ON
+    alone = model.RPN_ONLY or settings.RETINANET.RETINANET_ON or model.TYPE == "classifier"
+    proposes = model.FASTER_RCNN or alone
     if path is None and not proposes:
         raise UserError(
             "This detector does not propose regions itself (MODEL.FASTER_RCNN is False): give it some with --proposals "
@@ -114,7 +115,7 @@ def given_proposals(settings: Config, path: Path | None) -> NamedProposals | Non
         )
     if path is not None and proposes:
         raise UserError(
-            "--proposals is for detectors that do not propose regions themselves, but this one does; leave it away, or "
+            "--proposals is for detectors that do not propose regions themselves, which this is not; leave it away, or "
             "set MODEL.FASTER_RCNN to False with --set."
         )
     return None if path is None else read_named_proposals(path.expanduser())

@@ -175,6 +175,8 @@ class LabelledBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> LabelledBatch:
         """The same batch on `device`; `indices` stay on the host."""
+        if self.images.device == torch.device(device):
+            return self
         images = self.images.to(device, non_blocking=non_blocking)
         labels = None if self.labels is None else self.labels.to(device, non_blocking=non_blocking)
         return LabelledBatch(images, labels, self.indices, self.source)

@@ -32,7 +32,9 @@ class NonFiniteLossError(RuntimeError):
 @dataclass
 class _Watched:
     names: list[str]
-    values: Tensor  # host, float32 [len(names)]; filled when `ready` has happened
+    values: (
+        Tensor | list[float]
+    )  # on the host, one for each name; a tensor is filled when `ready` has happened
     ready: torch.cuda.Event | None
     where: Callable[[], str]  # asked only if something is wrong
 
@@ -79,9 +81,9 @@ class FiniteGuard:
 
 
 def _fetch(scalars: dict[str, Tensor], where: Callable[[], str]) -> _Watched:
+    if not any(value.is_cuda for value in scalars.values()):
+        return _Watched(list(scalars), [value.item() for value in scalars.values()], None, where)
     stacked = torch.stack([value.detach().float() for value in scalars.values()])
-    if stacked.device.type != "cuda":
-        return _Watched(list(scalars), stacked.cpu(), None, where)
     host = torch.empty(len(scalars), dtype=torch.float32, pin_memory=True)
     host.copy_(stacked, non_blocking=True)
     ready = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -92,7 +94,7 @@ def _fetch(scalars: dict[str, Tensor], where: Callable[[], str]) -> _Watched:
 def _error_unless_finite(watched: _Watched, what: str) -> NonFiniteLossError | None:
     if watched.ready is not None:
         watched.ready.synchronize()
-    values = watched.values.tolist()
+    values = watched.values if isinstance(watched.values, list) else watched.values.tolist()
     if all(math.isfinite(value) for value in values):
         return None
     pairs = [f"{name}={value:g}" for name, value in zip(watched.names, values, strict=True)]

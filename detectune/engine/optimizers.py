@@ -43,20 +43,25 @@ class DetectronSGD(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update of every parameter that has a gradient; gradients are left as they are."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.update()
+        return loss
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """`step` without a closure."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            # CUDA wants few launches, a CPU wants one tensor at a time while it is in the cache.
-            for part in [params] if params and params[0].is_cuda else [[p] for p in params]:
+            # CUDA wants few launches; a CPU that goes over a tensor several times wants it while it is in the cache.
+            at_once = group["momentum"] == 0 or (params and params[0].is_cuda)
+            for part in [params] if at_once else [[p] for p in params]:
                 if part:
                     self._update(part, group)
-        return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]

@@ -116,6 +116,7 @@ class ProgressHook(Hook):
         self.lr_change_threshold = lr_change_threshold
         self.console = console or Console(file=sys.stderr)
         self.bar: Progress | None = None
+        self.lr: float | None = None  # of the step before
 
     def before_train(self, run: Run) -> None:
         if self.console.is_terminal:
@@ -130,8 +131,9 @@ class ProgressHook(Hook):
 
     def after_step(self, run: Run) -> None:
         if run.iteration > 1:
-            old, new = lr_at(run.solver.schedule, run.iteration - 2), run.solver.lr
-            if lr_change_ratio(old, new) > self.lr_change_threshold:
+            old = lr_at(run.solver.schedule, run.iteration - 2) if self.lr is None else self.lr
+            new = self.lr = run.solver.lr
+            if old != new and lr_change_ratio(old, new) > self.lr_change_threshold:
                 run.log(f"Learning rate {old:.6g} -> {new:.6g} at iteration {run.iteration}")
         if self.bar is not None:
             self.bar.update(self.task, completed=run.iteration)

@@ -82,6 +82,9 @@ class Solver:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
+        if not any(grad.is_cuda for grad in grads):  # the same operations, without sorting tensors by device
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            return norm
         return nn.utils.get_total_norm(grads, foreach=None)
 
     def step(self, norm: Tensor) -> None:
@@ -89,11 +92,19 @@ class Solver:
         if self.clip_gradient_norm > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip_gradient_norm, norm)
         if self.scaler is None:
-            self.optimizer.step()
+            self.update()
         else:
             self.scaler.step(self.optimizer)  # leaves the weights alone if the scaled gradient overflowed
             self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:  # `zero_grad` would open a profiler's range for it
+            parameter.grad = None
+
+    def update(self) -> None:
+        """Update the weights from their gradients as they are."""
+        if isinstance(self.optimizer, DetectronSGD):
+            self.optimizer.update()  # past the hooks and the profiler's range around torch's `step`
+        else:
+            self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -113,6 +124,11 @@ def build_solver(
     config: Config, model: nn.Module, *, schedule: Schedule, loss_scaling: bool = False
 ) -> Solver:
     """The solver that SOLVER describes, for the parameters of `model` that require a gradient."""
+    return solver_for(config, trained_groups(config, model), schedule=schedule, loss_scaling=loss_scaling)
+
+
+def trained_groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
+    """`parameter_groups` by SOLVER; a `UserError` if every weight is frozen."""
     solver = config.SOLVER
     groups = parameter_groups(
         model,
@@ -125,6 +141,14 @@ def build_solver(
             "Every weight of the model is frozen, there is nothing to train: "
             "lower TRAIN.FREEZE_AT or set TRAIN.FREEZE_CONV_BODY=False."
         )
+    return groups
+
+
+def solver_for(
+    config: Config, groups: list[dict[str, Any]], *, schedule: Schedule, loss_scaling: bool = False
+) -> Solver:
+    """The solver that SOLVER describes, for parameter groups."""
+    solver = config.SOLVER
     optimizer = make_optimizer(
         solver.OPTIMIZER,
         groups,

@@ -186,12 +186,13 @@ def train_step(run: Run, batches: Iterator[AnyBatch]) -> None:
         with run.compute.autocast():
             returned = run.model(batch, generator)
         losses, values = share_outputs(returned, run.team)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = total(list(losses.values()))
         run.finite.watch_losses(losses, batch, iteration=iteration, lr=lr)
-        run.solver.backward(loss / parts)
-        values["loss"] = torch.stack([values[name] for name in losses]).sum()
-        for name, value in values.items():
-            outputs[name] = outputs.get(name, 0.0) + value / parts
+        run.solver.backward(loss if parts == 1 else loss / parts)
+        values["loss"] = total([values[name] for name in losses])
+        if parts > 1:
+            values = {name: outputs.get(name, 0.0) + value / parts for name, value in values.items()}
+        outputs |= values
     run.finite.check_losses()
     run.team.average_gradients(run.solver.parameters)
     norm = run.solver.gradient_norm()
@@ -202,6 +203,11 @@ def train_step(run: Run, batches: Iterator[AnyBatch]) -> None:
         run.average.update(iteration)
     run.outputs = outputs | {"gradient_norm": norm}
     run.iteration += 1
+
+
+def total(losses: Sequence[Tensor]) -> Tensor:
+    """The sum of the losses. One loss is its own: a small network's step would notice the operations."""
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum()
 
 
 def _say_nothing(_: str) -> None:

@@ -68,18 +68,23 @@ class LabelledLoader:
         return self._training_batches() if self.training else self._ordered_batches()
 
     def _training_batches(self) -> Iterator[LabelledBatch]:
-        per_block = max(1, BLOCK // self.batch_size)
         share = self.batch_size // self.parts
         while True:
-            epoch, row = divmod(self.position, self.batches_per_epoch)
-            block, first = divmod(row, per_block)
-            last = min(per_block, self.batches_per_epoch - block * per_block)
-            images, labels, indices = self._block(epoch, block, per_block)
-            starts = [n * self.batch_size + self.part * share for n in range(first, last)]
-            for start in starts:
+            block = self.block(self.position)
+            assert block.labels is not None
+            for start in range(self.part * share, len(block), self.batch_size):
                 own = slice(start, start + share)
                 self.position += 1
-                yield LabelledBatch(images[own], labels[own], indices[own], self.data.name)
+                yield LabelledBatch(block.images[own], block.labels[own], block.indices[own], self.data.name)
+
+    def block(self, position: int) -> LabelledBatch:
+        """Whole training batches in a row, from number `position` to the last of its block, as one."""
+        per_block = max(1, BLOCK // self.batch_size)
+        epoch, row = divmod(position, self.batches_per_epoch)
+        block, first = divmod(row, per_block)
+        images, labels, indices = self._block(epoch, block, per_block)
+        rest = slice(first * self.batch_size, None)
+        return LabelledBatch(images[rest], labels[rest], indices[rest], self.data.name)
 
     def _block(self, epoch: int, block: int, per_block: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and their indices of a block of batches, augmented."""
@@ -134,9 +139,16 @@ def build_labelled_loader(
             f"{key}.DATASETS is empty; name a data set, such as mnist_{'train' if training else 'val'}."
         )
     sets = [load_labelled(name, config.DATASETS, download_cache=config.DOWNLOAD_CACHE) for name in names]
+    if config.CLASSIFIER.INPUT_SHAPE:
+        sets = [with_shape(data, config.CLASSIFIER.INPUT_SHAPE) for data in sets]
+    return make_loader(config, join(sets), training=training, position=position, part=part, parts=parts)
+
+
+def make_loader(
+    config: Config, data: LabelledImages, *, training: bool, position: int = 0, part: int = 0, parts: int = 1
+) -> LabelledLoader:
+    """The batches of images that are in memory already."""
     given = config.CLASSIFIER
-    if given.INPUT_SHAPE:
-        sets = [with_shape(data, given.INPUT_SHAPE) for data in sets]
     warp = Warp(
         shift=given.SHIFT,
         rotation=given.ROTATION,
@@ -145,7 +157,7 @@ def build_labelled_loader(
         smoothness=given.ELASTIC_SMOOTHNESS,
     )
     return LabelledLoader(
-        join(sets),
+        data,
         config.TRAIN.IMS_PER_BATCH * parts if training else config.TEST.IMS_PER_BATCH,
         training,
         seed=config.RNG_SEED,

@@ -162,6 +162,13 @@ def check_classifier_metric(metric: str) -> str:
     return metric or METRICS[0]
 
 
+def measure(model: Classifier, loader: LabelledLoader, compute: Compute) -> dict[str, float]:
+    """Accuracy and loss of a network on all images of a loader."""
+    probabilities, losses = answers(model, loader, compute)
+    labels, names = loader.data.labels.numpy(), loader.class_info.names
+    return evaluate_classification(probabilities.numpy(), labels, losses.numpy(), names=names).metrics
+
+
 @torch.no_grad()
 def answers(model: Classifier, loader: LabelledLoader, compute: Compute) -> tuple[Tensor, Tensor]:
     """Probabilities float32 [N, K] and losses float32 [N] of all images of a loader, on the host."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detectune.engine.hooks import Hook
 from detectune.engine.run_directory import output_errors
-from detectune.engine.running import Run
+from detectune.engine.running import Run, Trained
 from detectune.models.classifier import Classifier
 from detectune.structures import ClassInfo
 from detectune.weights.native import save_weights
@@ -34,7 +34,7 @@ def save_published(run: Run, path: Path) -> None:
         save_weights(path, run.model.state_dict(), published_metadata(run))
 
 
-def published_metadata(run: Run) -> dict[str, str]:
+def published_metadata(run: Trained) -> dict[str, str]:
     """What a weights file says about itself; every value is text, as safetensors wants it."""
     changed = run.config.diff().get("OUTPUT_DIR")  # where a run lay is nobody's business
     config = run.config if changed is None else run.config.with_overrides({"OUTPUT_DIR": changed[0]})

@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,19 @@ from detectune.engine.run_directory import RunDirectory
 from detectune.engine.solver import Solver
 from detectune.ops.draws import part_generator
 from detectune.structures import ClassInfo
+
+
+class Trained(Protocol):
+    """What a weights file is written from: a run, or a member of a population."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def class_info(self) -> ClassInfo: ...
+    @property
+    def iteration(self) -> int: ...
 
 
 @dataclass

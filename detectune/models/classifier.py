@@ -100,12 +100,15 @@ class Classifier(nn.Module):
 
     def scores(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scores float32 [B, K] of images [B, C, H, W], uint8 or float32, 0..255."""
-        x = images * self.pixel_scale
-        if self.pixel_mean != 0:
-            x = x - self.pixel_mean * self.pixel_scale
+        x = self.inputs(images)
         for layer in self.layers:
             x = layer(x, generator) if isinstance(layer, DrawnDropout) else layer(x)
         return x
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the first layer sees, float32: (pixel - mean) / std."""
+        x = images * self.pixel_scale
+        return x if self.pixel_mean == 0 else x - self.pixel_mean * self.pixel_scale
 
     def predict(self, images: Tensor) -> Tensor:
         """Probabilities float32 [B, K]; they sum to 1 for a softmax layer, and are by themselves for sigmoids."""

@@ -1,0 +1,53 @@
+"""The process that trains a block of a population's members: `python -m detectune.lab.population_worker FOLDER...`.
+
+All members take one evaluation interval before any takes the next. After each interval a member's folder holds its
+metrics and a checkpoint, from which it goes on if it was stopped. One line for each evaluation goes to stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detectune.config.load import load_config
+from detectune.engine.checkpoint import newest_valid
+from detectune.engine.precision import set_torch_globals
+from detectune.engine.run_directory import RunDirectory
+from detectune.lab.member import Member, load_data
+from detectune.lab.member_records import next_stop, publish, record_interval
+
+
+def train_block(folders: Sequence[Path], *, log: Callable[[str], None]) -> None:
+    """Train the members whose config.yaml lies in `folders`, to their ends."""
+    configs = [load_config(folder / "config.yaml") for folder in folders]
+    data, tests = load_data(configs[0])
+    members = [Member(config, data=data, tests=tests) for config in configs]
+    pairs = list(zip(members, map(RunDirectory, folders), strict=True))
+    for member, directory in pairs:
+        go_on(member, directory, log=log)
+    while not all(member.finished for member in members):
+        for member, directory in pairs:
+            if not member.finished:
+                every = member.config.TRAIN.EVAL_ITERS
+                loss = member.advance(next_stop(member.iteration, every=every, max_iter=member.max_iter))
+                record_interval(member, directory, loss=loss, log=log)
+    for member, directory in pairs:
+        publish(member, directory)
+
+
+def go_on(member: Member, directory: RunDirectory, *, log: Callable[[str], None]) -> None:
+    """Take over the last checkpoint, if there is one, and drop the rows written after it."""
+    found = newest_valid(directory.checkpoints, log=log)
+    directory.keep_metrics(0 if found is None else found[1]["rows"])
+    if found is not None:
+        member.load_state_dict(found[1])
+
+
+def main() -> None:
+    set_torch_globals(threads=1)  # a block belongs to one core
+    train_block([Path(folder) for folder in sys.argv[1:]], log=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()

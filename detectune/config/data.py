@@ -114,7 +114,8 @@ class DatasetFiles(TypedDict):
 
     `voc`: `annotations` is a list of names (ImageSets/Main/train.txt) or a folder of XML files. `lvis`: evaluated by
     LVIS's rules. `cityscapes`: COCO's format, evaluated by Cityscapes' own too. `unlabelled`: images to detect in only.
-    For a classifier: `idx`, two IDX files of pixels and labels; `folders`, a folder of images for each class.
+    For a classifier: `idx`, two IDX files of pixels and labels; `folders`, where both name the folder that has a
+    folder of images for each class.
     """
 
     images: str

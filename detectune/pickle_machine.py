@@ -14,7 +14,7 @@ import mmap
 import pickle as names  # only for the names of its instructions
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class CutOffError(Exception):
 
 
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """A function or class that the file names; never looked up."""
 
     module: str
@@ -50,7 +50,7 @@ class _Name:
 
 
 @dataclass(eq=False)
-class _ArrayType:
+class ArrayType:
     """numpy's dtype while its byte order is still to come."""
 
     dtype: np.dtype[Any]
@@ -63,16 +63,42 @@ class _NewArray:
     memo: list[int] = field(default_factory=list)
 
 
-_MARK: Any = object()
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a machine understands: instructions, functions it has a harmless twin of, and names it may only hold."""
+
+    actions: Mapping[bytes, Callable[[Any], Any]]
+    calls: Mapping[Name, Callable[..., Any]]
+    names: frozenset[Name]
+
+    def with_more(
+        self,
+        *,
+        actions: Mapping[bytes, Callable[[Any], Any]],
+        calls: Mapping[Name, Callable[..., Any]],
+        names: Iterable[Name],
+    ) -> Vocabulary:
+        """This vocabulary and more; `names` includes those of `calls`."""
+        return Vocabulary(
+            {**self.actions, **actions}, {**self.calls, **calls}, self.names | set(calls) | set(names)
+        )
 
 
 class Machine:
-    """One pass over the instructions of a file."""
+    """One pass over the instructions of a file, from `position` on. A subclass may bring a larger vocabulary."""
 
-    def __init__(self, data: mmap.mmap, size: int) -> None:
+    def __init__(
+        self,
+        data: mmap.mmap | bytes,
+        size: int,
+        *,
+        position: int = 0,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         self.data = data
         self.size = size
-        self.position = 0
+        self.position = position
+        self.vocabulary = vocabulary or PLAIN
         self.steps = 0
         self.array_bytes = 0
         self.stack: list[Any] = []
@@ -80,11 +106,11 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        actions = _ACTIONS
+        actions = self.vocabulary.actions
         while True:
             code = self.take(1)
             if code == names.STOP:
-                if len(self.stack) != 1 or isinstance(self.stack[0], (_Name, _ArrayType, _NewArray)):
+                if len(self.stack) != 1 or isinstance(self.stack[0], (Name, ArrayType, _NewArray)):
                     raise ValueError("it does not end with one value")
                 return self.stack[0]
             action = actions.get(code)
@@ -183,23 +209,23 @@ class Machine:
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is no text")
-        found = _Name(module, name)
-        if found not in _ALLOWED:
+        found = Name(module, name)
+        if found not in self.vocabulary.names:
             raise RefusedError(f"names {found}")
         self.push(found)
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise RefusedError(f"calls a {type(function).__name__}")
-        made = _CALLS.get(function)
+        made = self.vocabulary.calls.get(function)
         if made is None:
             raise RefusedError(f"calls {function}")
         self.push(made(self, *arguments))
 
     def build(self) -> None:
         state, target = self.pop(), self.pop()
-        if isinstance(target, _ArrayType):
+        if isinstance(target, ArrayType):
             _, order, base, fields, titles, *_ = state
             if base is not None or fields is not None or titles is not None:
                 raise RefusedError("has an array of structures")
@@ -217,13 +243,12 @@ class Machine:
     # numpy
 
     def array(self, raw: Any, kind: Any, shape: Any, order: str = "C") -> np.ndarray:
-        if isinstance(raw, list) or not isinstance(kind, _ArrayType):
+        if isinstance(raw, list) or not isinstance(kind, ArrayType):
             raise RefusedError("has an array of objects")
         raw = raw.encode("latin-1") if isinstance(raw, str) else raw
-        if not isinstance(raw, bytes) or not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
-            raise ValueError("an array without bytes or shape")
-        if not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise ValueError("an array whose shape is not of natural numbers")
+        if not isinstance(raw, bytes):
+            raise ValueError("an array without bytes")
+        shape = self.checked_shape(shape)
         if order not in ("C", "F") or math.prod(shape) * kind.dtype.itemsize != len(raw):
             raise ValueError(
                 f"an array of {len(shape)} dimensions from {len(raw)} bytes, which do not make it up"
@@ -233,15 +258,22 @@ class Machine:
             raise RefusedError("repeats its contents until they are larger than the file")
         return np.frombuffer(raw, dtype=kind.dtype).reshape(shape, order=order).copy()  # type: ignore[call-overload, no-any-return]
 
+    def checked_shape(self, shape: Any) -> tuple[int, ...]:
+        if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
+            raise ValueError("an array without shape")
+        if not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise ValueError("an array whose shape is not of natural numbers")
+        return shape
+
     def new_array(self, *_: Any) -> _NewArray:
         return _NewArray()
 
-    def array_type(self, text: Any, *_: Any) -> _ArrayType:
+    def array_type(self, text: Any, *_: Any) -> ArrayType:
         if isinstance(text, bytes):
             text = text.decode("latin-1")
         if not isinstance(text, str) or _DTYPE.fullmatch(text) is None:
             raise RefusedError(f"has an array of {_shown(text)}")
-        return _ArrayType(np.dtype(text))
+        return ArrayType(np.dtype(text))
 
     def scalar(self, kind: Any, raw: Any) -> Any:
         return self.array(raw, kind, ())[()]
@@ -258,7 +290,7 @@ class Machine:
         return text.encode("latin-1")
 
     def dictionary(self, *arguments: Any) -> dict[Any, Any]:
-        given: Any = next((a for a in arguments if not isinstance(a, _Name) and a is not None), [])
+        given: Any = next((a for a in arguments if not isinstance(a, Name) and a is not None), [])
         self.count(len(given))
         entries = given.items() if isinstance(given, Mapping) else given
         return {_key(key): value for key, value in entries}
@@ -424,21 +456,25 @@ def _describe(code: bytes) -> str:
     return _FORBIDDEN[code]
 
 
-_CALLS: dict[_Name, Callable[..., Any]] = {
-    _Name("numpy", "dtype"): Machine.array_type,
-    **{_Name(module, "_reconstruct"): Machine.new_array for module in _ARRAYS},
-    **{_Name(module, "scalar"): Machine.scalar for module in _ARRAYS},
-    _Name("numpy.core.numeric", "_frombuffer"): Machine.from_buffer,
-    _Name("numpy._core.numeric", "_frombuffer"): Machine.from_buffer,
-    _Name("_codecs", "encode"): Machine.encoded,
-    _Name("collections", "OrderedDict"): Machine.dictionary,
-    _Name("collections", "defaultdict"): Machine.dictionary,
-    **{_Name(module, "set"): Machine.unordered for module in _BUILTINS},
-    **{_Name(module, "frozenset"): Machine.unordered for module in _BUILTINS},
-    **{_Name(module, name): Machine.raw_bytes for module in _BUILTINS for name in ("bytes", "bytearray")},
+_CALLS: dict[Name, Callable[..., Any]] = {
+    Name("numpy", "dtype"): Machine.array_type,
+    **{Name(module, "_reconstruct"): Machine.new_array for module in _ARRAYS},
+    **{Name(module, "scalar"): Machine.scalar for module in _ARRAYS},
+    Name("numpy.core.numeric", "_frombuffer"): Machine.from_buffer,
+    Name("numpy._core.numeric", "_frombuffer"): Machine.from_buffer,
+    Name("_codecs", "encode"): Machine.encoded,
+    Name("collections", "OrderedDict"): Machine.dictionary,
+    Name("collections", "defaultdict"): Machine.dictionary,
+    **{Name(module, "set"): Machine.unordered for module in _BUILTINS},
+    **{Name(module, "frozenset"): Machine.unordered for module in _BUILTINS},
+    **{Name(module, name): Machine.raw_bytes for module in _BUILTINS for name in ("bytes", "bytearray")},
 }
-_ALLOWED = {
-    *_CALLS,
-    _Name("numpy", "ndarray"),
-    *(_Name(module, name) for module in _BUILTINS for name in _FACTORIES),
-}
+_NAMES = frozenset(
+    {
+        *_CALLS,
+        Name("numpy", "ndarray"),
+        *(Name(module, name) for module in _BUILTINS for name in _FACTORIES),
+    }
+)
+
+PLAIN = Vocabulary(_ACTIONS, _CALLS, _NAMES)

@@ -157,7 +157,7 @@ MALICIOUS: dict[str, tuple[bytes, str]] = {
     ),
     "a shape of many dimensions": (
         ARRAY + b"(K\x01(" + 40 * b"K\x01" + b"t" + FLOATS + b"\x89C\x04" + LITTLE + b"tb.",
-        "without bytes or shape",
+        "without shape",
     ),
     "a deep tuple": (b")" + 100_000 * b"\x85" + b"R.", "value is missing"),
     "a list as key": (b"}]K\x01s.", "as key"),

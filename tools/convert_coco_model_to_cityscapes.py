@@ -55,7 +55,7 @@ def of_pickle(source: Path, target: Path, correspondence: str, names: Sequence[s
         content["blobs"] if nested else content, correspondence=correspondence, names=names
     )
     with atomic_file(target) as file:
-        file.write(dump_pickle(content | {"blobs": blobs} if nested else blobs))
+        file.write(dump_pickle(content | {"blobs": blobs} if nested else blobs, python2=True))
     return changed
 
 

@@ -29,8 +29,15 @@ def infer(
         list[Path],
         typer.Argument(metavar="IMAGE_OR_DIR...", help="Images, or folders that are searched for images."),
     ],
-    weights: Annotated[Path, typer.Option(help="Weights file, such as a run's model_final.safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder for the drawn images and detections.json.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of any program, such as a run's model_final.safetensors, or the name of public ones. "
+            "Default: TEST.WEIGHTS.",
+        ),
+    ] = None,
     thresh: Annotated[
         float | None,
         typer.Option(
@@ -61,18 +68,23 @@ def infer(
     from detectune.data.images import load_image
     from detectune.engine.inference import Predictor
     from detectune.engine.run_directory import output_errors, write_text
+    from detectune.weights.downloads import local_weights
 
     settings = load_for_command(config, set_, options=OPTIONS)
-    if not weights.expanduser().is_file():
-        raise UserError(f"There is no weights file {weights}.")
+    named = weights or settings.TEST.WEIGHTS
+    if not named:
+        raise UserError("There are no weights: give --weights FILE, or set TEST.WEIGHTS.")
     given = given_proposals(settings, proposals)
     files = find_images(images, beside=output)
+    chosen = local_weights(named, download_cache=settings.DOWNLOAD_CACHE)
+    if not chosen.is_file():
+        raise UserError(f"There is no weights file {chosen}.")
     if settings.MODEL.TYPE == "classifier":
         from detectune.cli.infer_classes import name_images
 
-        name_images(settings, weights.expanduser(), files, output.expanduser())
+        name_images(settings, chosen, files, output.expanduser())
         return
-    predictor = Predictor(settings, weights.expanduser())
+    predictor = Predictor(settings, chosen)
     output = output.expanduser()
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from detectune.cli.allocator import restart_with_tuned_allocator
 from detectune.cli.data import app as data_app
 from detectune.cli.lab import app as lab_app
 from detectune.cli.processes import failure_of_processes, is_told, speaks
+from detectune.cli.weights import app as weights_app
 from detectune.errors import UserError
 
 EPILOG = (
@@ -81,6 +82,12 @@ app.add_typer(
     name="lab",
     help="Experiments for those who learn to tune.",
     short_help="Experiments to learn tuning",
+)
+app.add_typer(
+    weights_app,
+    name="weights",
+    help="Say what weights files are, and convert them.",
+    short_help="Show and convert weights files",
 )
 app.command("doctor", short_help="Show machine, speed, what is missing")(doctor.doctor)
 

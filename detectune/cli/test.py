@@ -29,8 +29,12 @@ def test(
         ),
     ] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights file. Default: TEST.WEIGHTS, else model_final.safetensors of the run."),
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of any program, or the name of public ones. Default: TEST.WEIGHTS, else "
+            "model_final.safetensors of the run.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -96,13 +100,12 @@ def meets_expectations(settings: Config, expectations: list[Expectation], direct
     return all(verdict.passed for verdict in verdicts)
 
 
-def choose_weights(settings: Config, weights: Path | None, *, run_directory: Path) -> Path:
+def choose_weights(settings: Config, weights: str | None, *, run_directory: Path) -> Path:
     """--weights; else TEST.WEIGHTS; else the final weights of the run that the configuration names."""
     from detectune.weights.downloads import local_weights
 
-    named = weights.expanduser() if weights else None
-    if named is None and settings.TEST.WEIGHTS:
-        named = local_weights(settings.TEST.WEIGHTS, download_cache=settings.DOWNLOAD_CACHE)
+    given = weights or settings.TEST.WEIGHTS
+    named = local_weights(given, download_cache=settings.DOWNLOAD_CACHE) if given else None
     chosen = named or run_directory / "model_final.safetensors"
     if chosen.is_file():
         return chosen

@@ -40,7 +40,15 @@ from detectune.config.tree import Config
 from detectune.config.yaml_reader import Document, read_text, read_yaml
 from detectune.errors import UserError
 
-__all__ = ["Config", "ConfigError", "apply_overrides", "dump_diff", "dump_yaml", "load_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "apply_overrides",
+    "config_from_text",
+    "dump_diff",
+    "dump_yaml",
+    "load_config",
+]
 
 
 class ConfigError(UserError):
@@ -64,6 +72,15 @@ def load_config(path: str | Path | None, overrides: Sequence[str] | Mapping[str,
     source = None if path is None else str(path)
     layers = [Settings() if path is None else read_settings(path), _read_overrides(overrides, source)]
     return _build(Config().flat(), layers, source, notices=())
+
+
+def config_from_text(text: str, name: str) -> Config:
+    """The configuration of a YAML text, called `name` in messages: what a weights file says of itself.
+
+    Raises:
+        ConfigError: with all problems of the text.
+    """
+    return _build(Config().flat(), [from_yaml(read_yaml(text), name, ()), Settings()], None, notices=())
 
 
 def apply_overrides(config: Config, overrides: Sequence[str] | Mapping[str, Any]) -> Config:

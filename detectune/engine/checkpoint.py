@@ -9,6 +9,7 @@ means.
 from __future__ import annotations
 
 import io
+import pickle  # only for the error that torch raises
 import re
 import struct
 import zlib
@@ -79,7 +80,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError("it is cut short")
     if zlib.crc32(body) != crc:
         raise DamagedCheckpointError("its content does not match its checksum")
-    state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, EOFError) as error:
+        raise DamagedCheckpointError("it is no checkpoint, or asks for more than plain values") from error
     if not isinstance(state, dict):
         raise DamagedCheckpointError("it does not hold a dictionary")
     return state

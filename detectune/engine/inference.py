@@ -34,6 +34,7 @@ from detectune.ops.masks import masks_to_rles
 from detectune.structures import ClassInfo, Detections, ImageBatch, ImageInfo
 from detectune.weights.downloads import local_weights
 from detectune.weights.files import read_weights
+from detectune.weights.last_stage import place_last_stage
 from detectune.weights.native import fit_weights
 
 
@@ -239,7 +240,7 @@ def load_detector(
         num_classes=num_classes,
         num_keypoints=(len(classes.keypoint_names) or None) if classes else None,
     )
-    report = fit_weights(model, state)
+    report = fit_weights(model, place_last_stage(state, model.state_dict()))
     if not report.complete:
         raise WeightsError(
             f"{path} does not fit this configuration ({num_classes} classes with background): {report} "

@@ -16,6 +16,7 @@ from torch import nn
 from detectune.engine.run_directory import atomic_file, output_errors
 from detectune.errors import WeightsError
 from detectune.weights.files import read_weights
+from detectune.weights.last_stage import place_last_stage
 from detectune.weights.native import FitReport, fit_weights
 
 CLASS_LAYERS = re.compile(
@@ -32,7 +33,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> str:
         elsewhere than in the class layers.
     """
     state, _ = read_weights(path)
-    report = fit_weights(model, state)
+    report = fit_weights(model, place_last_stage(state, model.state_dict()))
     wrong = [entry for entry in report.mismatched if not is_other_classes(*entry)]
     if wrong:
         shown = "; ".join(

@@ -77,6 +77,7 @@ _PARTS = {
     "gn_b": "norm.bias",
 }
 _OUR_PART = re.compile(r"^(.*?)\.((?:norm\.)?(?:weight|bias|running_mean|running_var))$")
+_FOLDED = ("running_mean", "running_var")
 _FIRST_CONVS = ("backbone.stem.conv1.weight", "backbone.conv1.weight", "backbone.conv1_1.weight")
 _BOX_LAYERS = ("box_head.bbox_pred.", "box_pooler.bbox_pred.")
 _PLAIN_CONV = re.compile(r"conv([1-5])_([wb])")  # of VGG_CNN_M_1024; residual networks share the first name
@@ -103,7 +104,7 @@ def from_detectron(
             (`stage_heads_of` the model).
     """
     if stage_heads is None:
-        stage_heads = ("box_head",) if _looks_at_last_stage(blobs) else ()
+        stage_heads = stage_heads_in(blobs)
     plain = "conv3_w" in blobs
     out: dict[str, Tensor] = {}
     fixed = ("kps_score_w", "kps_score_b") if "kps_score_lowres_w" in blobs else ()
@@ -140,44 +141,60 @@ def to_detectron(
 
     `keypoint_upscale` is KRCNN.UP_SCALE.
     """
-    last_block: dict[str, int] = {}
-    for name in state:
-        if match := re.match(r"backbone\.res(\d)\.(\d+)\.", name):
-            last_block[match[1]] = max(last_block.get(match[1], 0), int(match[2]))
-    levels = [int(m[1]) for name in state if (m := re.match(r"backbone\.fpn\.lateral(\d)\.", name))]
+    names = detectron_names(state, keypoint_upscale=keypoint_upscale)
     out: dict[str, Tensor] = {}
     for name, value in state.items():
-        match = _OUR_PART.match(name)
-        if match is None:
-            out[name] = value
+        if name not in names:
+            if not name.endswith(_FOLDED):
+                out[name] = value
             continue
-        stem, part = match.groups()
-        frozen = f"{stem}.norm.running_var" in state
-        if part.endswith(("running_mean", "running_var")):
-            continue
+        stem, part = _parts(name)
         if stem == "keypoint_head.predictor" and keypoint_upscale > 1 and part == "weight":
             out |= _enlargement(value.shape[1] if value.shape[-1] > 1 else value.shape[0], keypoint_upscale)
-        theirs = _their_name(stem, part, frozen=frozen, last_block=last_block, levels=levels, state=state)
-        if theirs is None:
-            out[name] = value
-            continue
-        if keypoint_upscale <= 1:
-            theirs = theirs.replace("kps_score_lowres_", "kps_score_")
-        if frozen and part.startswith("norm."):
+        if part.startswith("norm.") and f"{stem}.norm.running_var" in state:
             scale, shift = _folded(state, f"{stem}.norm")
             value = scale if part == "norm.weight" else shift
         elif name in _FIRST_CONVS:
             value = swap_colours(value)
         elif agnostic_boxes and name.startswith(_BOX_LAYERS):
             value = add_background(value, len(value))
-        out[theirs] = value
+        out[names[name]] = value
     return out
 
 
-def _looks_at_last_stage(blobs: Mapping[str, Any]) -> bool:
-    """Whether cls_score reads as many numbers as the last stage has channels."""
+def detectron_names(state: Mapping[str, Tensor], *, keypoint_upscale: int = 2) -> dict[str, str]:
+    """Our name -> its blob, for every tensor that has one; statistics of norms have none, and other words neither."""
+    last_block: dict[str, int] = {}
+    for name in state:
+        if match := re.match(r"backbone\.res(\d)\.(\d+)\.", name):
+            last_block[match[1]] = max(last_block.get(match[1], 0), int(match[2]))
+    levels = [int(m[1]) for name in state if (m := re.match(r"backbone\.fpn\.lateral(\d)\.", name))]
+    names: dict[str, str] = {}
+    for name in state:
+        if name.endswith(_FOLDED) or _OUR_PART.match(name) is None:
+            continue
+        stem, part = _parts(name)
+        frozen = f"{stem}.norm.running_var" in state
+        theirs = _their_name(stem, part, frozen=frozen, last_block=last_block, levels=levels, state=state)
+        if theirs is None:
+            continue
+        if keypoint_upscale <= 1:
+            theirs = theirs.replace("kps_score_lowres_", "kps_score_")
+        names[name] = theirs
+    return names
+
+
+def _parts(name: str) -> tuple[str, str]:
+    match = _OUR_PART.match(name)
+    assert match is not None
+    return match[1], match[2]
+
+
+def stage_heads_in(blobs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The box head, if cls_score reads as many numbers as the last stage has channels."""
     scores, stage = blobs.get("cls_score_w"), blobs.get("res5_0_branch2c_w")
-    return scores is not None and stage is not None and scores.shape[1] == stage.shape[0]
+    looks = scores is not None and stage is not None and scores.shape[1] == stage.shape[0]
+    return ("box_head",) if looks else ()
 
 
 def _with_stage_heads(state: dict[str, Tensor], heads: Collection[str]) -> dict[str, Tensor]:

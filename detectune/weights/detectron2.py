@@ -7,7 +7,7 @@ have their layers in one list and their predictors in another.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ _NAMES = Renamer(
         ("backbone.top_block.p{n}.{rest}", "backbone.fpn.extra{n}.{rest}"),
         ("backbone.bottom_up.{rest}", "backbone.{rest}"),  # the body below a pyramid
         ("backbone.{rest}", "backbone.{rest}"),
+        ("stem.{rest}", "backbone.stem.{rest}"),  # a body alone, trained to classify
+        ("res{n}.{rest}", "backbone.res{n}.{rest}"),
         ("proposal_generator.rpn_head.conv.{rest}", "rpn.conv.{rest}"),
         ("proposal_generator.rpn_head.objectness_logits.{rest}", "rpn.objectness.{rest}"),
         ("proposal_generator.rpn_head.anchor_deltas.{rest}", "rpn.deltas.{rest}"),
@@ -50,6 +52,7 @@ _NAMES = Renamer(
 _TOWER = re.compile(r"head\.(cls|bbox)_subnet\.(\d+)\.(weight|bias)")
 _OUR_TOWER = re.compile(r"head\.(cls|bbox)_conv(\d+)\.(norm\.)?(weight|bias)")
 
+_RESIDUAL = re.compile(r"backbone\.(?:stem|res\d|fpn)\.")
 _STEM = "backbone.stem.conv1.weight"
 _CLASS_SCORES = re.compile(r"box_head\.(stages\.\d+\.)?cls_score\.")
 _STAGE_PREDICTOR = re.compile(r"box_head\.stages\.(\d+)\.((?:cls_score|bbox_pred)\..+)")
@@ -97,13 +100,10 @@ def to_detectron2(
     class_specific_masks: bool = True,
 ) -> dict[str, Tensor]:
     """The inverse of `from_detectron2`; the background's boxes and masks, which nothing uses, are dropped."""
-    has_pyramid = any(name.startswith("backbone.fpn.") for name in state)
+    names = detectron2_names(state)
     out: dict[str, Tensor] = {}
-    step = 3 if any(name.startswith("head.cls_conv1.norm.") for name in state) else 2
     for name, value in state.items():
-        theirs = _their_tower_name(name, step) or _their_name(name)
-        if theirs is not None and not has_pyramid:
-            theirs = theirs.replace("backbone.bottom_up.", "backbone.")
+        theirs = names.get(name)
         if theirs is None:
             out[name] = value
             continue
@@ -117,6 +117,19 @@ def to_detectron2(
             value = drop_background(value)
         out[theirs] = value
     return out
+
+
+def detectron2_names(state: Collection[str]) -> dict[str, str]:
+    """Our name -> theirs, for every tensor of a state that they have a word for."""
+    has_pyramid = any(name.startswith("backbone.fpn.") for name in state)
+    step = 3 if any(name.startswith("head.cls_conv1.norm.") for name in state) else 2
+    names: dict[str, str] = {}
+    for name in state:
+        theirs = _their_tower_name(name, step) or _their_name(name)
+        if theirs is None or (name.startswith("backbone.") and _RESIDUAL.match(name) is None):
+            continue
+        names[name] = theirs if has_pyramid else theirs.replace("backbone.bottom_up.", "backbone.")
+    return names
 
 
 def _has_tower_norms(state: Mapping[str, Tensor]) -> bool:

@@ -1,7 +1,8 @@
-"""Weights that a configuration names by address: looked up in DOWNLOAD_CACHE, fetched once, checked where a digest is.
+"""Weights that a configuration names by address or public name: looked up in DOWNLOAD_CACHE, fetched once, checked.
 
 A file lies in the cache as Detectron's does: below the part of the address behind `.../detectron/`, or behind the
-host for others. Detectron's server keeps `<address>.md5sum` beside every file; where there is one it must agree.
+host for others. torchvision's and detectron2's files have the first digits of their digest in their names; Detectron's
+server keeps `<address>.md5sum` beside every file. Where there is one it must agree.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from detectune.downloads import TIMEOUT, DownloadError, fetch
 from detectune.errors import WeightsError
+from detectune.weights.zoo import digest_in, find_known
 
 DETECTRON_ADDRESSES = (
     "https://dl.fbaipublicfiles.com/detectron/",
@@ -22,7 +24,7 @@ SCHEMES = ("http://", "https://")
 
 
 def local_weights(named: str | Path, *, download_cache: str) -> Path:
-    """The file that a weights key names: a path as it is, an address as its file in `download_cache`.
+    """The file that a weights key names: a path as it is, an address or a public name as its file in `download_cache`.
 
     Raises:
         WeightsError: if the file is not in the cache and cannot be fetched, or is not what its digest says.
@@ -30,7 +32,11 @@ def local_weights(named: str | Path, *, download_cache: str) -> Path:
     """
     address = str(named)
     if not address.startswith(SCHEMES):
-        return Path(named).expanduser()
+        path = Path(named).expanduser()
+        known = None if path.exists() else find_known(address)
+        if known is None:
+            return path
+        address = known.address
     place = cached_place(address, download_cache)
     if not place.is_file():
         _fetch(address, place)
@@ -57,6 +63,17 @@ def _fetch(address: str, place: Path) -> None:
 
 
 def _check_digest(address: str, part: Path) -> None:
+    named = digest_in(address)
+    if named is not None:
+        kind, digits = named
+        with open(part, "rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if not found.startswith(digits):
+            raise WeightsError(
+                f"{address} arrived with the {kind.upper()} digest {found}, which does not begin with {digits} as its "
+                "name says; nothing was kept. Try again later."
+            )
+        return
     try:
         with urllib.request.urlopen(f"{address}.md5sum", timeout=TIMEOUT) as answer:
             words = answer.read(200).decode("ascii", "replace").split()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from detectune.errors import OutputError, WeightsError
+from detectune.errors import WeightsError
+from detectune.weights.writing import write_whole
 
 _ONLY_FOR_TRAINING = ("num_batches_tracked", "loss_normalizer")
 _SHOWN = 5  # names listed of each kind before "and N more"
@@ -57,22 +56,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappin
     """
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    data = _in_order(save(_unshared(tensors), metadata=dict(metadata)))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.writelines(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: the weights cannot be written ({error.strerror or error}). Free some space or choose another "
-            "output folder; what was saved before is untouched."
-        ) from error
+    write_whole(path, _in_order(save(_unshared(tensors), metadata=dict(metadata))))
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

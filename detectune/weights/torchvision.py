@@ -8,7 +8,7 @@ there, which no object is labelled with; ours has none. The names of the heads' 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def from_torchvision(
     """
     if lowest_level is None:
         lowest_level = 3 if f"{_SCORE}weight" in state else 2
-    is_detector = any(name.startswith("backbone.body.") for name in state)
+    is_detector = any(name.startswith(("backbone.", "rpn.", "roi_heads.", "head.")) for name in state)
     out: dict[str, Tensor] = {}
     for theirs, value in state.items():
         name = _our_name(theirs, is_detector, lowest_level)
@@ -93,11 +93,10 @@ def to_torchvision(
     state: Mapping[str, Tensor], *, norm_eps: float = 1e-5, lowest_level: int | None = None
 ) -> dict[str, Tensor]:
     """The inverse of `from_torchvision`, for detectors."""
-    if lowest_level is None:
-        lowest_level = 3 if "head.cls_score.weight" in state else 2
+    names = torchvision_names(state, lowest_level=lowest_level)
     out: dict[str, Tensor] = {}
     for name, value in state.items():
-        theirs = _their_name(name, lowest_level)
+        theirs = names.get(name)
         if theirs is None:
             out[name] = value
             continue
@@ -107,6 +106,14 @@ def to_torchvision(
             value = _scores_with_background(value, len(state["head.bbox_pred.bias"]) // 4)
         out[theirs] = value
     return out
+
+
+def torchvision_names(state: Collection[str], *, lowest_level: int | None = None) -> dict[str, str]:
+    """Our name -> theirs, for every tensor of a detector that they have a word for."""
+    if lowest_level is None:
+        lowest_level = 3 if "head.cls_score.weight" in state else 2
+    named = ((name, _their_name(name, lowest_level)) for name in state)
+    return {name: theirs for name, theirs in named if theirs is not None}
 
 
 def _scores_without_background(rows: Tensor, num_anchors: int) -> Tensor:

@@ -23,7 +23,7 @@ def test_detectrons_blobs(tmp_path: Path, nested: bool) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(dump_pickle({"blobs": blobs, "cfg": "NUM_GPUS: 1\n"} if nested else blobs))
     state, metadata = read_weights(path)
-    assert set(state) == {"box_head.fc1.weight", "box_head.fc1.bias"} and metadata == {}
+    assert set(state) == {"box_head.fc1.weight", "box_head.fc1.bias"} and metadata["geometry"] == "detectron"
     assert state["box_head.fc1.weight"].tolist() == WEIGHT.tolist()
     state["box_head.fc1.bias"][0] = 7.0  # memory of its own, which may be written
 

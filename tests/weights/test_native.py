@@ -36,7 +36,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("detectune.weights.native.os.fsync", full)
+    monkeypatch.setattr("detectune.weights.writing.os.fsync", full)
     with pytest.raises(OutputError, match="No space left on device"):
         save_weights(path, {"x": torch.zeros(2)}, {})
     assert load_weights(path)[0]["x"].tolist() == [1, 1]

@@ -55,6 +55,7 @@ def export(
 
 def export_checked(settings: Config, weights: str, output: Path, check: Path | None) -> None:
     """Write the program, say what it is, and compare it on an image if there is one."""
+    from detectune.engine.dialect import in_dialect_of
     from detectune.engine.export import INPUTS, OUTPUTS, export_detector, program_differences
     from detectune.engine.inference import Predictor, load_detector
     from detectune.weights.downloads import local_weights
@@ -63,6 +64,7 @@ def export_checked(settings: Config, weights: str, output: Path, check: Path | N
         {"MODEL.DEVICE": "cpu", "TEST.COMPILE": False, "TEST.PRECISION": "fp32"}
     )
     file = local_weights(weights, download_cache=settings.DOWNLOAD_CACHE)
+    settings = in_dialect_of(file, settings, log=print)
     model, class_info = load_detector(settings, file)
     names = export_detector(model, settings, class_info, output)
     for title, said, shown in (("from", INPUTS, list(INPUTS)), ("to", OUTPUTS, names)):

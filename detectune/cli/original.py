@@ -150,14 +150,14 @@ def _sets_geometry(file: Path, words: Sequence[str]) -> bool:
 
 
 def _geometry_of_weights(weights: str) -> str | None:
-    """What a weights file of ours says about itself; None for others."""
-    path = _ours_beside(Path(weights).expanduser()) if weights else None
-    if path is None or path.suffix != ".safetensors" or not path.is_file():
-        return None
-    from safetensors import SafetensorError, safe_open
+    """The dialect of whoever wrote a weights file; None where there is none to read."""
+    from detectune.errors import WeightsError
+    from detectune.weights.recognise import recognise
 
+    path = _ours_beside(Path(weights).expanduser()) if weights else None
+    if path is None or not path.is_file():
+        return None
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get("geometry")
-    except (SafetensorError, OSError):
+        return recognise(path).metadata.get("geometry")
+    except WeightsError:
         return None  # whoever loads the weights says what is wrong with them

@@ -25,6 +25,7 @@ from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, build_loader
 from detectune.data.named_proposals import NamedProposals
 from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
+from detectune.engine.dialect import in_dialect_of
 from detectune.engine.precision import choose_compute
 from detectune.errors import DataError, UserError, WeightsError
 from detectune.models.build import build_detector
@@ -130,6 +131,7 @@ class Predictor:
             if not named:
                 raise WeightsError("There are no weights: give a file, or set TEST.WEIGHTS.")
             path = local_weights(named, download_cache=config.DOWNLOAD_CACHE)
+            config = in_dialect_of(path, config, log=log)
             model, class_info = load_detector(config, path, class_info)
         self.geometry = GEOMETRIES[config.MODEL.GEOMETRY]
         self.class_info = class_info or numbered_classes(config.MODEL.NUM_CLASSES - 1)

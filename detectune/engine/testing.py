@@ -27,6 +27,7 @@ from detectune.data.images import load_image
 from detectune.data.loader import ALL_RECORDS, Loader, build_loader
 from detectune.engine.classification import test_classifier
 from detectune.engine.dataset_evaluation import evaluate_dataset
+from detectune.engine.dialect import in_dialect_of
 from detectune.engine.distributed import ALONE, Team, joined, launched
 from detectune.engine.drawing import draw_every_image
 from detectune.engine.inference import Predictor
@@ -71,6 +72,11 @@ def test(
             config, weights, output_dir=Path(output_dir or config.OUTPUT_DIR), model=model, dataset=dataset
         )
     team = team or ALONE
+    if model is None:
+        with team.together():
+            config = in_dialect_of(
+                weights or config.TEST.WEIGHTS, config, log=log if team.first else (lambda _: None)
+            )
     names = (dataset,) if dataset else tuple(config.TEST.DATASETS)
     if not names:
         raise UserError("TEST.DATASETS is empty: there is nothing to test on.")

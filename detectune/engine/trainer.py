@@ -18,6 +18,7 @@ from torch import Tensor
 
 from detectune.config.tree import Config
 from detectune.engine.checkpoint import newest_valid
+from detectune.engine.dialect import in_dialect_of, in_dialect_of_run
 from detectune.engine.distributed import common_shape, joined, share_outputs, to_common_shape
 from detectune.engine.hooks import HookLike
 from detectune.engine.interrupt import SIGNALS, Interrupts, TrainingInterruptedError, catch_interrupts
@@ -80,6 +81,11 @@ def train(
                 else None
             )
         found = team.from_first(found)
+        with team.together():
+            if found is None:
+                config = in_dialect_of(config.TRAIN.WEIGHTS, config, log=log)
+            else:
+                config = in_dialect_of_run(found[1], config)
         run = start_run(config, directory, log=log, found=None if found is None else found[1], team=team)
         checkpoint = CheckpointHook(
             snapshot_iters=max(1, config.TRAIN.SNAPSHOT_ITERS // team.size), keep_last=config.TRAIN.KEEP_LAST

@@ -199,14 +199,17 @@ def _frozen_copy(norm: nn.BatchNorm2d) -> FrozenAffine:
     return frozen
 
 
-def can_run_in_one_pass(device: torch.device) -> bool:
-    """oneDNN's convolutions that add and clip on their way out are at hand."""
-    return (
-        device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(_ONEDNN, "_convolution_pointwise")
-        and hasattr(_ONEDNN, "_convolution_pointwise_")
-    )
+def can_run_in_one_pass(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """oneDNN's convolutions that add and clip on their way out are at hand, and this processor has them in `dtype`."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(_ONEDNN, name) for name in ("_convolution_pointwise", "_convolution_pointwise_")):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(_ONEDNN._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(_ONEDNN._is_mkldnn_fp16_supported())
+    return True
 
 
 @torch.no_grad()
@@ -230,7 +233,7 @@ def fuse_for_inference(
             _fold_norm(module)
     device = next(fused.parameters()).device
     if one_pass is None:
-        one_pass = can_run_in_one_pass(device)
+        one_pass = can_run_in_one_pass(device, dtype)
     if one_pass:
         fused.to(memory_format=torch.channels_last)
     for module in fused.modules():

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from detectune.models.anchor_grid import AnchorGrid, GridStride
 from detectune.models.layers import Conv, gaussian
 from detectune.models.targets import covered_by_crowd, rows_of
-from detectune.ops.anchors import grid_anchors
 from detectune.ops.boxes import DELTA_CLIP, centre_inside, clip_boxes, decode_boxes, encode_boxes
 from detectune.ops.losses import smooth_l1
 from detectune.ops.matching import BACKGROUND, FOREGROUND, match_anchors, sample_rows
@@ -87,10 +87,8 @@ class Rpn(nn.Module):
     Args:
         in_channels: channels of every feature level.
         dim: channels of the 3x3 convolution.
-        cells: anchors of one cell per level, float32 [A_l, 4], the same number everywhere.
-        strides: level -> pixels per cell.
+        cells, strides, grid_stride: of the `AnchorGrid`.
         offset: 1 if boxes are inclusive.
-        grid_stride: `nominal` uses `strides`, `measured` divides the padded size by the size of the map, rounding down.
         delta_clip: limit of predicted log sides; see `ops.boxes.decode_boxes`.
     """
 
@@ -105,32 +103,29 @@ class Rpn(nn.Module):
         test_rule: ProposalRule,
         sampling: RpnSampling,
         offset: float = 0.0,
-        grid_stride: Literal["nominal", "measured"] = "nominal",
+        grid_stride: GridStride = "nominal",
         delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__()
-        self.levels = tuple(sorted(cells))
-        self.strides = {level: strides[level] for level in self.levels}
+        self.anchors = AnchorGrid(cells, strides, grid_stride)
         self.train_rule, self.test_rule, self.sampling = train_rule, test_rule, sampling
-        self.offset, self.grid_stride, self.delta_clip = offset, grid_stride, delta_clip
-        per_cell = len(cells[self.levels[0]])
+        self.offset, self.delta_clip = offset, delta_clip
+        per_cell = self.anchors.num_anchors
         self.conv = Conv(in_channels, dim, 3, relu=True, init=gaussian(0.01))
         self.objectness = Conv(dim, per_cell, 1, init=gaussian(0.01))
         self.deltas = Conv(dim, 4 * per_cell, 1, init=gaussian(0.01))
-        for level in self.levels:
-            self.register_buffer(f"cell{level}", cells[level].float(), persistent=False)
 
     def forward(self, features: Mapping[int, Tensor], padded_size: tuple[int, int]) -> ScoredAnchors:
         """Features {level: [B, C, H, W]} of images padded to `padded_size` (height, width)."""
-        anchors, logits, deltas = [], [], []
-        for level in self.levels:
+        logits, deltas = [], []
+        for level in self.anchors.levels:
             hidden = self.conv(features[level])
             score, delta = self.objectness(hidden), self.deltas(hidden)
             logits.append(score.permute(0, 2, 3, 1).flatten(1))
             deltas.append(delta.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            anchors.append(self._anchors(level, score.shape[-2:], padded_size))
-        per_level = tuple(a.shape[0] for a in anchors)
-        return ScoredAnchors(torch.cat(anchors), torch.cat(logits, 1), torch.cat(deltas, 1), per_level)
+        per_level = tuple(scores.shape[1] for scores in logits)
+        anchors = self.anchors(features, padded_size)
+        return ScoredAnchors(anchors, torch.cat(logits, 1), torch.cat(deltas, 1), per_level)
 
     @torch.no_grad()
     def propose(
@@ -187,13 +182,6 @@ class Rpn(nn.Module):
             "stat_rpn_num_fg": picked.is_fg.sum(1).float().mean(),
             "stat_rpn_num_bg": (picked.valid & ~picked.is_fg).sum(1).float().mean(),
         }
-
-    def _anchors(self, level: int, cells: tuple[int, int], padded_size: tuple[int, int]) -> Tensor:
-        height, width = cells
-        stride: float | tuple[float, float] = self.strides[level]
-        if self.grid_stride == "measured":
-            stride = (padded_size[0] // height, padded_size[1] // width)
-        return grid_anchors(self.get_buffer(f"cell{level}"), height, width, stride)
 
     def _candidates(self, scored: ScoredAnchors, rule: ProposalRule) -> tuple[Tensor, Tensor]:
         """The best anchors of each level by falling score, moved: boxes [B, L, k, 4] and logits [B, L, k].

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,12 @@ def write_results(
 def evaluate_cityscapes(results: Path, truth: Sequence[Path]) -> dict[str, float | None]:
     """cityscapes/AP and cityscapes/AP50 of the files that `write_results` left; `truth` are pictures of instance ids.
 
+    None where the library cannot tell: without objects, or where every find of a class lies in what it forgives.
+
     Raises:
         DataError: if the library refuses the files.
     """
-    from cityscapesscripts.evaluation import (  # type: ignore[import-not-found]
+    from cityscapesscripts.evaluation import (
         evalInstanceLevelSemanticLabeling as library,  # noqa: N813 - a module, whatever its name looks like
     )
 
@@ -65,14 +68,14 @@ def evaluate_cityscapes(results: Path, truth: Sequence[Path]) -> dict[str, float
     arguments.JSONOutput = arguments.colorized = False
     arguments.quiet = True
     said = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said), _in1d():
         arguments.gtInstancesFile = str(
             Path(folder) / "instances.json"
         )  # its cache would outlive changed files
         pictures = [str(path.resolve()) for path in truth]
         try:
             predictions = [library.getPrediction(picture, arguments) for picture in pictures]
-            averages = library.evaluateImgLists(predictions, pictures, arguments)["averages"]
+            averages = _averages(library, predictions, pictures)
         except SystemExit as error:  # how it reports mistakes
             last = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
             raise DataError(f"{results}: cityscapesscripts cannot evaluate these results: {last}") from error
@@ -80,3 +83,31 @@ def evaluate_cityscapes(results: Path, truth: Sequence[Path]) -> dict[str, float
         f"cityscapes/{ours}": float(averages[theirs]) if np.isfinite(averages[theirs]) else None
         for ours, theirs in (("AP", "allAp"), ("AP50", "allAp50%"))
     }
+
+
+def _averages(library: Any, predictions: Sequence[str], pictures: Sequence[str]) -> dict[str, float]:
+    """The steps of the library's own `evaluateImgLists`, but for the matches.json that it leaves in the working
+    directory (and cannot write with numpy 2)."""
+    arguments = library.args
+    library.setInstanceLabels(arguments)
+    truth = library.getGtInstances(pictures, arguments)
+    matches = library.matchGtWithPreds(predictions, pictures, truth, arguments)
+    try:
+        scores = library.evaluateMatches(matches, arguments)
+    except IndexError:  # with all finds of a class in forgiven regions it asks for the last one of none
+        return {"allAp": math.nan, "allAp50%": math.nan}
+    averages: dict[str, float] = library.computeAverages(scores, arguments)
+    return averages
+
+
+@contextlib.contextmanager
+def _in1d() -> Iterator[None]:
+    """The library (2.3) calls `numpy.in1d`, which numpy 2.4 removed; it is there again while the library runs."""
+    if hasattr(np, "in1d"):
+        yield
+        return
+    np.in1d = np.isin  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del np.in1d  # type: ignore[attr-defined]

@@ -4,13 +4,15 @@
 
 For each seed the demo's Mask R-CNN learns for a short time on generated shapes; then its 150 validation images are
 tested with the plain rule and with one thing changed at a time. Differences of AP are paired by seed, so their spread
-says how steady an effect is. `expected` is the sign that the method's own paper reports. Trained models are kept in
---models and used again; --weights takes models of the demo that are there already, one for each seed.
+says how steady an effect is. `expected` is the sign that the method's own paper reports. Trained models and what was
+measured of them are kept in --models and used again, so that a bench that was stopped goes on; --weights takes models
+of the demo that are there already, one for each seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -92,6 +94,18 @@ def trained(folder: Path, *, seed: int, iterations: int) -> Path:
     return weights
 
 
+def measured(weights: Path, name: str, keys: dict[str, Any], *, kept: bool) -> dict[str, float]:
+    """Metrics and seconds of one way to test; what is `kept` beside the weights is not measured again."""
+    file = weights.parent / "measured.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if kept and file.exists() else {}
+    if name not in known:
+        known[name] = measure(weights, keys)
+        if kept:
+            file.write_text(json.dumps(known, indent=1))
+    found: dict[str, float] = known[name]
+    return found
+
+
 def measure(weights: Path, keys: dict[str, Any]) -> dict[str, float]:
     """Metrics and seconds of one way to test."""
     config = load_config(CONFIG, {"DATA_LOADER.NUM_THREADS": 0, **keys})
@@ -146,12 +160,13 @@ def main() -> None:
             weights = arguments.weights[seed - 1]
         else:
             weights = trained(arguments.models, seed=seed, iterations=arguments.iterations)
-        plain.append(measure(weights, {}))
+        kept = not arguments.weights
+        plain.append(measured(weights, "hard_nms", {}, kept=kept))
         print(
             f"seed {seed}: hard NMS  " + "  ".join(f"{k} {v:.4f}" for k, v in plain[-1].items()), flush=True
         )
         for name in arguments.methods:
-            changed[name].append(measure(weights, METHODS[name]["keys"]))
+            changed[name].append(measured(weights, name, METHODS[name]["keys"], kept=kept))
             row = compare([plain[-1]], [changed[name][-1]])
             points = "  ".join(f"{k} {v['mean']:+.2f}" for k, v in row["points"].items())
             print(f"seed {seed}: {name}  {points}  x{row['times_as_slow']}", flush=True)

@@ -49,6 +49,8 @@ def wrong_value(knob: Knob, error: Any) -> str:
         return f"{name}={show(value)} is unknown. {knob.doc}"
     if kind == "literal_error" and isinstance(value, str):
         return f"{name}={show(value)} is unknown; {_choices(knob, value)}."
+    if kind in ("tuple_type", "list_type") and inner and knob.default:
+        return f"{name} must be a list, such as {show(list(knob.default[0]))}, not {show(value)}."
     if kind in ("too_short", "too_long", "missing"):
         return f"{knob.key} has the wrong length; it must be {allowed(knob)}."
     if knob.element is not None and not inner and WORD.fullmatch(str(value)):
@@ -64,6 +66,8 @@ def allowed(knob: Knob, *, example: bool = True) -> str:
         return _allowed_member(knob)
     bounds = f" {knob.range}" if knob.range else ""
     members = f"of: {', '.join(map(str, knob.choices))}" if knob.choices else MEMBERS[knob.element] + bounds
+    if knob.default and isinstance(knob.default[0], tuple):
+        members = f"lists of {members}"
     return f"a list of {members}" + (
         f", such as {show(list(knob.default))}" if example and knob.default else ""
     )

@@ -12,6 +12,7 @@ from detectune.config.tree import Config
 from detectune.data.images import ResizeStyle
 from detectune.engine.augmentation import AugmentedDetector, BoxMerge, BoxPlan, MapPlan, Plan, SizeRule
 from detectune.engine.views import View
+from detectune.errors import UserError
 from detectune.models.rcnn import RCNN
 from detectune.ops.merging import Merge
 
@@ -32,6 +33,9 @@ def build_augmentation(
     """The detector that looks at images as the configuration says; None if once is enough.
 
     As in Detectron only models that look at regions merge views; for another one a notice is told to `log`.
+
+    Raises:
+        UserError: if keypoints are to be found in the mirror and `keypoint_flip` is empty.
     """
     plan = build_plan(config)
     if plan.boxes is None and plan.masks is None and plan.keypoints is None:
@@ -44,6 +48,13 @@ def build_augmentation(
             "models of two stages, as they were in Detectron."
         )
         return None
+    mirrored = plan.keypoints is not None and any(view.flip for view in plan.keypoints.views)
+    if mirrored and not keypoint_flip:
+        raise UserError(
+            "TEST.KPS_AUG looks for keypoints in mirrored images, but nothing says which of them change places: name a "
+            "data set with keypoints in TEST.DATASETS, give the classes, or set H_FLIP, SCALE_H_FLIP and "
+            "ASPECT_RATIO_H_FLIP of TEST.KPS_AUG to False."
+        )
     return AugmentedDetector(model, plan, style=style, stride=stride, keypoint_flip=keypoint_flip)
 
 

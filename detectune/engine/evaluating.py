@@ -155,7 +155,14 @@ def check_best_metric(
 def evaluate_with_validation_loss(run: Run, dataset: str) -> dict[str, float]:
     """AP by `test`, which also writes evaluation/<dataset>/, and the losses on the same images."""
     metrics = dict(
-        test(run.config, output_dir=run.directory.path, model=run.model, dataset=dataset, team=run.team)
+        test(
+            run.config,
+            output_dir=run.directory.path,
+            model=run.model,
+            dataset=dataset,
+            team=run.team,
+            log=run.log_once,
+        )
     )
     if run.team.first:
         loader = build_loader(run.config, training=False, dataset=dataset)

@@ -67,6 +67,7 @@ class Run:
     finite: FiniteGuard = field(default_factory=FiniteGuard)
     team: Team = ALONE  # the processes that train together
     exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closes what hooks opened
+    said: set[str] = field(default_factory=set)  # by `log_once`
 
     @property
     def batch(self) -> int:
@@ -77,6 +78,12 @@ class Run:
     def epoch(self) -> float:
         """How often every image was seen, on average."""
         return self.iteration * self.batch / max(1, self.loader.num_images)
+
+    def log_once(self, line: str) -> None:
+        """Log what every evaluation of the run would say again."""
+        if line not in self.said:
+            self.said.add(line)
+            self.log(line)
 
     def request_stop(self, reason: str) -> None:
         """End the run after this step, normally: it is evaluated and saved. The first reason counts."""

@@ -153,6 +153,14 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(write: Write) -
             "PIXEL_MEANS: [[[1, 2]]]\n",
             "train.yaml:1: PIXEL_MEANS has the wrong length; it must be a list of numbers",
         ),
+        (
+            "CASCADE: {BBOX_REG_WEIGHTS: [1.0]}\n",
+            "train.yaml:1: CASCADE.BBOX_REG_WEIGHTS[0] must be a list, such as [10.0, 10.0, 5.0, 5.0], not 1.0.",
+        ),
+        (
+            "CASCADE: {BBOX_REG_WEIGHTS: [[1.0, 2.0]]}\n",
+            "train.yaml:1: CASCADE.BBOX_REG_WEIGHTS has the wrong length; it must be a list of lists of numbers > 0",
+        ),
     ],
 )
 def test_one_clear_sentence_for_each_mistake(text: str, expected: str, write: Write) -> None:

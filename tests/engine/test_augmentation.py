@@ -20,6 +20,7 @@ from detectune.engine.augmentation import AugmentedDetector, BoxPlan, Plan, Size
 from detectune.engine.build_augmentation import build_plan
 from detectune.engine.inference import Predictor
 from detectune.engine.views import Seen, View
+from detectune.errors import UserError
 from detectune.models.build import build_detector
 from detectune.models.detections import select_detections
 from detectune.models.rcnn import RCNN
@@ -567,6 +568,14 @@ def poses_with(pose_weights: dict[str, Tensor]) -> Callable[..., Predictor]:
         return Predictor(config, model=model, class_info=info)
 
     return make
+
+
+def test_keypoints_in_the_mirror_need_to_know_left_and_right() -> None:
+    config = small_config(**POSES, **keys("KPS_AUG", ENABLED=True, H_FLIP=True))
+    with pytest.raises(UserError, match=r"nothing says which of them change places.*TEST\.DATASETS"):
+        Predictor(config, model=build_detector(config))
+    config = small_config(**POSES, **keys("KPS_AUG", ENABLED=True, SCALES=(48,)))
+    assert Predictor(config, model=build_detector(config)).augmented is not None
 
 
 def slow_keypoints(slow: SlowDetector, boxes: Tensor) -> Tensor:

@@ -64,6 +64,13 @@ def crash(_: Run) -> None:
     raise CrashError
 
 
+def test_what_every_evaluation_tells_is_said_once(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.notice = "Notice: this key has no effect."
+    said: list[str] = []
+    train(tiny_config(TRAIN__EVAL_ITERS=4), output_dir=tmp_path, log=said.append)
+    assert len(tiny.evaluations) == 3 and said.count(tiny.notice) == 1
+
+
 def test_a_run_leaves_what_it_promises(tiny: Tiny, tmp_path: Path) -> None:
     reported: list[Path] = []
     config = tiny_config()

@@ -8,7 +8,7 @@ from typing import Any
 
 from detectune.config.tree import Config
 from detectune.errors import UserError
-from detectune.models.layer_list import Dropout, Layer, parse_layers
+from detectune.models.layer_list import BatchNorm, Dropout, Layer, parse_layers
 
 SHARED = (
     "MODEL.DEVICE",
@@ -65,6 +65,19 @@ def check_members(configs: Sequence[Config]) -> None:
                 "The members of a population differ in CLASSIFIER.LAYERS by more than the rates of dropout layers; "
                 "train one population for each architecture."
             )
+
+
+def check_stack(config: Config) -> None:
+    """A `UserError` for what a population on a GPU cannot follow, although one on a CPU can."""
+    if config.SOLVER.EMA_DECAY > 0:
+        raise UserError(
+            "SOLVER.EMA_DECAY cannot be followed by a population on a GPU; set it to 0, or MODEL.DEVICE to cpu."
+        )
+    if any(isinstance(layer, BatchNorm) for layer in architecture(config)):
+        raise UserError(
+            "CLASSIFIER.LAYERS has batchnorm, whose statistics a population on a GPU cannot keep; set MODEL.DEVICE to "
+            "cpu."
+        )
 
 
 def architecture(config: Config) -> tuple[Layer, ...]:

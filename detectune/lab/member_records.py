@@ -12,11 +12,11 @@ from detectune.engine.run_directory import RunDirectory, output_errors
 from detectune.engine.running import Trained
 from detectune.weights.native import save_weights
 
-KEPT = 1  # checkpoints
+KEPT = 2  # checkpoints: members of a stack go on together, from one that all have
 
 
 class InTraining(Trained, Protocol):
-    """A network of a population."""
+    """A network of a population, trained by itself or in a stack."""
 
     @property
     def max_iter(self) -> int: ...

@@ -6,7 +6,8 @@ the others, on how many there are, or on how many processes share the work.
 
 A process for each core keeps a block of members and trains them in turn, an evaluation interval at a time
 (lab/member.py): 32 networks [784, 100, 10] are 10 MB, which a step of all of them together streams through the caches,
-and one of them is 0.3 MB, which stays in its core's (bench/population.py).
+and one of them is 0.3 MB, which stays in its core's (bench/population.py). On a GPU all members take each step
+together, stacked along a new first axis (lab/stack.py).
 
 Every member leaves an ordinary run directory, `members/0007/`: config.yaml, metrics.jsonl, checkpoints/,
 model_final.safetensors. Started again on the same folder, a population goes on after the last evaluation.
@@ -26,11 +27,13 @@ from typing import IO, Any
 from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.loader import available_cpus
+from detectune.engine.precision import choose_device
 from detectune.engine.run_directory import RunDirectory, write_text
 from detectune.errors import UserError
-from detectune.lab.checks import check_members
+from detectune.lab.checks import check_members, check_stack
 from detectune.lab.member import load_data
 from detectune.lab.population_worker import train_block
+from detectune.lab.stack_run import train_stack
 from detectune.models.build_classifier import build_classifier
 
 
@@ -74,12 +77,17 @@ def train_population(
     """
     configs = [config.with_overrides(dict(values)) for values in members]
     check_members(configs)
+    device = choose_device(config.MODEL.DEVICE)
+    if device.type == "cuda":
+        check_stack(config)
     folders = list(directories or (Path(output_dir) / "members" / f"{k:04d}" for k in range(len(configs))))
     for member, folder in zip(configs, folders, strict=True):
         prepare_directory(member, folder)
-    data, _ = load_data(config)
+    data, tests = load_data(config)
     build_classifier(config, input_shape=tuple(data.images.shape[1:]), num_classes=len(data.class_info))
-    if workers == 0:
+    if device.type == "cuda":
+        train_stack(configs, folders, data=data, tests=tests, device=device, log=log)
+    elif workers == 0:
         train_block(folders, log=log)
     else:
         count = min(workers or available_cpus(), len(folders))

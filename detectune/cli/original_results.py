@@ -30,7 +30,7 @@ def write_results(
     from detectune.evaluation.detectron_results import detections_pickle, pack_detections, task_rows
 
     records, class_info = read_dataset(config, dataset)
-    tested = [record.image_id for record in records[images]]
+    tested = sorted(record.image_id for record in records)[images]
     content = pack_detections(
         rows, image_ids=tested, num_classes=len(class_info) + 1, config_yaml=config.to_yaml()
     )
@@ -64,7 +64,7 @@ def evaluate_again(
     if comp:
         config = config.with_overrides({"TEST.COMPETITION_MODE": True})
     records, class_info = read_dataset(config, dataset)
-    rows = read_rows(file, records, class_info)
+    rows = read_rows(file, records, class_info, keypoint_confidence=config.KRCNN.KEYPOINT_CONFIDENCE)
     tasks = [task for task, key in _TASKS.items() if any(key in row for row in rows)] or ["bbox"]
     result = evaluate_dataset(
         resolve_dataset(dataset, config.DATASETS, download_cache=config.DOWNLOAD_CACHE),
@@ -164,14 +164,22 @@ def read_dataset(config: Config, dataset: str) -> tuple[list[Record], ClassInfo]
     return records, class_info
 
 
-def read_rows(file: Path, records: Sequence[Record], class_info: ClassInfo) -> list[Row]:
-    """The rows of detections.pkl, or of a file of COCO rows such as detections.json."""
+def read_rows(
+    file: Path, records: Sequence[Record], class_info: ClassInfo, *, keypoint_confidence: str = "bbox"
+) -> list[Row]:
+    """The rows of detections.pkl, or of a file of COCO rows such as detections.json, which keep their own ranks."""
     from detectune.evaluation.detectron_results import read_detections_pickle, unpack_detections
 
     if file.suffix == ".pkl":
         ids = [record.image_id for record in records]
         content = read_detections_pickle(file)
-        return unpack_detections(content, image_ids=ids, class_info=class_info, source=str(file))
+        return unpack_detections(
+            content,
+            image_ids=ids,
+            class_info=class_info,
+            source=str(file),
+            keypoint_confidence=keypoint_confidence,
+        )
     try:
         rows = json.loads(file.read_text())
         label = {number: k + 1 for k, number in enumerate(class_info.category_ids)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def train_and_test(cfg: str | None, opts: Sequence[str], *, skip_test: bool) -> 
     given = load(cfg, opts)
     config = given.config
     folder = original_folder(config, config.TRAIN.DATASETS, training=True)
-    words = [*given.words, "TEST.DATASETS=[]"] if skip_test else given.words
+    words = [*given.words, *(["TEST.DATASETS=[]", "TEST.PROPOSAL_FILES=[]"] if skip_test else [])]
     command(["train", given.file, "--output", folder, *words])
     if not skip_test:
         _export(config, folder)
@@ -69,13 +70,31 @@ def _test_range(given: Given, weights: Path, image_range: Sequence[int]) -> None
     for name in config.TEST.DATASETS:
         folder = original_folder(config, [name], training=False) / f"range_{start}_{stop}"
         test(config, weights, output_dir=folder, dataset=name, records=images)
-        rows = json.loads((folder / "evaluation" / name / "detections.json").read_text())
-        print(f"Detections: {write_results(config, name, rows, folder.parent, images=images)}")
+        found = folder / "evaluation" / name
+        print(f"Detections: {_write_originals(config, name, found, folder.parent, images=images)}")
 
 
 def _export(config: Config, run: Path) -> None:
     """Detectron's files of each data set that was tested into `run`/evaluation."""
     for name in config.TEST.DATASETS:
-        rows = json.loads((run / "evaluation" / name / "detections.json").read_text())
         target = original_folder(config, [name], training=False)
-        print(f"Detectron's result files: {write_results(config, name, rows, target).parent}")
+        written = _write_originals(config, name, run / "evaluation" / name, target)
+        print(f"Detectron's result files: {written.parent}")
+
+
+def _write_originals(
+    config: Config, dataset: str, found: Path, target: Path, *, images: slice = slice(None)
+) -> Path:
+    """Detectron's pickle of what a test left in `found`: proposals, or detections with their JSON files."""
+    from detectune.engine.run_directory import output_errors
+
+    if not config.MODEL.RPN_ONLY:
+        files = found.glob("detections*.json")  # with a random part where TEST.COMPETITION_MODE is False
+        rows = json.loads(max(files, key=lambda file: file.stat().st_mtime_ns).read_text())
+        return write_results(config, dataset, rows, target, images=images)
+    part = "" if images == slice(None) else f"_range_{images.start}_{images.stop}"
+    file = target / f"rpn_proposals{part}.pkl"
+    with output_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found / "rpn_proposals.pkl", file)
+    return file

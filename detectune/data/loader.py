@@ -30,8 +30,6 @@ from detectune.structures import Batch, ClassInfo, ImageInfo, Record
 KEYPOINT_SHIFT = {"detectron": 0.0, "detectron2": 0.5, "torchvision": 0.0}
 """What each system adds to COCO's keypoints, which name pixels."""
 
-ALL_RECORDS = slice(None)
-
 RESIZE: dict[str, ResizeStyle] = {
     "detectron": "detectron",
     "detectron2": "pillow",
@@ -201,7 +199,7 @@ def build_loader(
 
     Of `parts` processes that go through the same batches, process `part` gets its share: in training of each batch
     (of parts * TRAIN.IMS_PER_BATCH images), in tests consecutive batches. A test may be restricted to a range of the
-    records.
+    records, which are counted by rising image id, as Detectron did.
 
     Raises `DataError` before anything is loaded if the data set cannot be used.
     """
@@ -250,7 +248,8 @@ def build_loader(
         num_workers = config.DATA_LOADER.NUM_THREADS
     else:
         move = Move(short_side=config.TEST.SCALE, max_size=config.TEST.MAX_SIZE, style=style)
-        records = records[records_range]
+        if records_range != ALL_RECORDS:
+            records = sorted(records, key=lambda record: record.image_id)[records_range]
         batches = ordered_batches(len(records), config.TEST.IMS_PER_BATCH, move)
         specs = batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
         num_workers = min(

@@ -38,13 +38,21 @@ def pack_detections(
 
 
 def unpack_detections(
-    content: Mapping[str, Any], *, image_ids: Sequence[int], class_info: ClassInfo, source: str
+    content: Mapping[str, Any],
+    *,
+    image_ids: Sequence[int],
+    class_info: ClassInfo,
+    source: str,
+    keypoint_confidence: str = "bbox",
 ) -> list[Row]:
     """The inverse of `pack_detections`, for files of ours and of Detectron.
 
+    Keypoints are ranked by what `keypoint_confidence` names (KRCNN.KEYPOINT_CONFIDENCE: bbox, logit or prob).
+
     Raises:
-        DataError: if the file counts other classes or images than the data set.
+        DataError: if the file counts other classes or images than the data set, or has no logits to rank by.
     """
+    place = {"bbox": None, "logit": 2, "prob": 3}[keypoint_confidence]
     boxes, segms, keyps = content["all_boxes"], content["all_segms"], content["all_keyps"]
     order = sorted(image_ids)
     if len(boxes) != len(class_info) + 1 or any(len(row) != len(order) for row in boxes[1:]):
@@ -70,6 +78,8 @@ def unpack_detections(
                     row["segmentation"] = _text_rle(segms[label][i][n])
                 if keyps[label] and len(keyps[label][i]):
                     points = np.asarray(keyps[label][i][n], dtype=np.float64)
+                    if place is not None:
+                        row["keypoint_score"] = _mean_confidence(points[place], keypoint_confidence, source)
                     row["keypoints"] = points[[0, 1, 3]].T.reshape(-1).tolist()
                     if not np.isnan(points[2]).any():  # rows of another system's file have none
                         row["keypoint_logits"] = points[2].tolist()
@@ -103,7 +113,8 @@ def dict_of(value: Any) -> dict[str, Any]:
 def task_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """What COCO's server takes, by the name that Detectron's file begins with; only tasks with detections.
 
-    The third number of a keypoint is 1, as Detectron wrote it; the server does not look at it.
+    The third number of a keypoint is 1, as Detectron wrote it; the server does not look at it. The score of keypoints
+    is `keypoint_score` where a row has one.
     """
     out: dict[str, list[Row]] = {}
     for row in rows:
@@ -114,6 +125,7 @@ def task_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
             value = row[task]
             if task == "keypoints":
                 value = [1 if i % 3 == 2 else v for i, v in enumerate(value)]
+                shared = shared | {"score": row.get("keypoint_score", row["score"])}
             out.setdefault(name, []).append(shared | {task: value})
     return out
 
@@ -130,6 +142,15 @@ def _keypoints(row: Row) -> np.ndarray:
     logits = row.get("keypoint_logits")
     logit = np.full_like(x, np.nan) if logits is None else np.asarray(logits, dtype=np.float32)
     return np.stack((x, y, logit, probability))
+
+
+def _mean_confidence(values: np.ndarray, confidence: str, source: str) -> float:
+    if np.isnan(values).any():
+        raise DataError(
+            f"{source} has no {confidence}s of keypoints, by which KRCNN.KEYPOINT_CONFIDENCE={confidence} would rank "
+            "them; set it to bbox."
+        )
+    return float(values.mean())
 
 
 def _text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def free_port() -> int:
         return int(own.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_two_machines_equal_one_process_with_the_whole_batch(root: Path, tmp_path: Path) -> None:
     paths = make_shapes(tmp_path / "shapes", split="train", num_images=6, image_size=(96, 96), seed=1)
     place = {"images": str(paths.images), "annotations": str(paths.annotations)}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from detectune.data.shapes import TRIANGLE_POINTS, make_shapes
 from detectune.evaluation.coco import KEYPOINT_NAMES
+from detectune.evaluation.detectron_results import detections_pickle, pack_detections
 
 DOG = """<object><name>dog</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
 <ymax>{}</ymax></bndbox></object>"""
@@ -71,3 +72,46 @@ def test_keypoints_with_the_sigmas_of_the_configuration(tool, tmp_path: Path, ca
         assert tool("reval", "found", "--dataset", "mine", "--comp", "--cfg", "mine.yaml", cwd=tmp_path) == 0
         found.append(ap_of(capsys.readouterr().out, "keypoint"))
     assert found[0] < 0.1 < 0.9 < found[1]
+
+
+def test_keypoints_are_ranked_as_the_configuration_says(tool, tmp_path: Path, capsys) -> None:
+    """Of two finds of each pose the right one has the better box, the wrong one the higher logits; both are saved."""
+    paths = make_shapes(tmp_path / "made", split="val", num_images=6, image_size=(64, 80))
+    truth = json.loads(paths.annotations.read_text())
+    rows = []
+    for entry in truth["annotations"]:
+        if not entry.get("num_keypoints"):
+            continue
+        points = np.array(entry["keypoints"], dtype=float).reshape(-1, 3)
+        for shift, score, logit in ((0, 0.9, 1.0), (9, 0.5, 3.0)):
+            moved = np.column_stack((points[:, :2] + shift, np.full(len(points), 0.8)))
+            rows.append({key: entry[key] for key in ("image_id", "category_id", "bbox")})
+            rows[-1] |= {
+                "score": score,
+                "keypoints": moved.flatten().tolist(),
+                "keypoint_logits": [logit] * len(points),
+            }
+    classes = [category["id"] for category in truth["categories"]]
+    rows = [row | {"label": classes.index(row["category_id"]) + 1} for row in rows]
+    ids = [image["id"] for image in truth["images"]]
+    content = pack_detections(rows, image_ids=ids, num_classes=len(classes) + 1, config_yaml="")
+    (tmp_path / "detections.pkl").write_bytes(detections_pickle(content))
+    sigmas = [0.1] * len(TRIANGLE_POINTS)
+    found, written = {}, {}
+    for confidence in ("bbox", "prob", "logit"):
+        (tmp_path / "mine.yaml").write_text(
+            f"DATASETS: {{mine: {{images: {paths.images}, annotations: {paths.annotations}}}}}\n"
+            f"KRCNN: {{NUM_KEYPOINTS: {len(sigmas)}, OKS_SIGMAS: {sigmas}, KEYPOINT_CONFIDENCE: {confidence}}}\n"
+        )
+        assert tool("reval", ".", "--dataset", "mine", "--comp", "--cfg", "mine.yaml", cwd=tmp_path) == 0
+        found[confidence] = ap_of(capsys.readouterr().out, "keypoint")
+        results = json.loads((tmp_path / "keypoints_mine_results.json").read_text())
+        written[confidence] = {round(row["score"], 6) for row in results}
+    assert found["bbox"] > 0.99 and found["logit"] < 0.6
+    assert written == {"bbox": {0.9, 0.5}, "prob": {0.8}, "logit": {1.0, 3.0}}
+    for row in rows:
+        del row["keypoint_logits"]
+    content = pack_detections(rows, image_ids=ids, num_classes=len(classes) + 1, config_yaml="")
+    (tmp_path / "detections.pkl").write_bytes(detections_pickle(content))
+    assert tool("reval", ".", "--dataset", "mine", "--comp", "--cfg", "mine.yaml", cwd=tmp_path) == 2
+    assert "no logits of keypoints" in capsys.readouterr().err

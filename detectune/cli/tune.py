@@ -11,13 +11,16 @@ import typer
 from detectune.errors import UserError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from detectune.config.load import Config
     from detectune.tuner.history import History
     from detectune.tuner.spec import Request, Spec
+    from detectune.tuner.workers import Pool
 
 OPTIONS = (
     "--knobs", "--trials", "--minutes", "--trial-minutes", "--workers", "--output", "--sampler", "--pruner",
-    "--objective", "--seed", "--name", "--join", "--debug", "--help",
+    "--objective", "--seed", "--name", "--join", "--ray", "--debug", "--help",
 )  # fmt: skip
 
 
@@ -62,6 +65,10 @@ def tune(
         str | None,
         typer.Option(metavar="URL", help="A PostgreSQL database through which machines share a study."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Ray cluster for the workers: its address, auto, or local."),
+    ] = None,
 ) -> None:
     """Search over knobs: proposes settings, trains each in its own run directory, compares, says which is best.
 
@@ -85,15 +92,21 @@ def tune(
         spec, base, request = _prepare(study, overrides, knobs, asked)
     folder = (output or Path("studies") / (spec.name if spec else name or "joined")).expanduser()
     from detectune.tuner.session import run_study
-    from detectune.tuner.study import StudyInterruptedError
+    from detectune.tuner.workers import LocalPool
+
+    workers = request.workers or 1
+
+    def make_pool() -> AbstractContextManager[Pool]:
+        if ray is None:
+            return LocalPool(workers)
+        from detectune.tuner.ray_pool import RayPool
+
+        return RayPool(ray, workers)
 
     print(f"Study directory: {folder}", flush=True)
-    try:
-        history = run_study(
-            spec, base, folder, workers=request.workers or 1, url=join, log=_log, changed=_Progress()
-        )
-    except StudyInterruptedError as interruption:
-        raise interruption
+    history = run_study(
+        spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
+    )
     print_study(history, folder)
 
 
@@ -105,6 +118,7 @@ def _prepare(
 
     from detectune.cli.overrides import check_words
     from detectune.cli.places import find_config
+    from detectune.config.best_metric import best_metric
     from detectune.tuner.space import Entry
     from detectune.tuner.spec import Request, base_config, complete, is_study_file, read_study_file
 
@@ -129,23 +143,7 @@ def _prepare(
         print(f"Notice: {notice}", file=sys.stderr)
     if request.workers is not None and request.workers < 1:
         raise UserError(f"workers must be at least 1, not {request.workers}.")
-    return complete(request, base, default_name=default_name, default_metric=_metric(base)), base, request
-
-
-def _metric(base: Config) -> str:
-    """The metric by which a run of this configuration chooses its best weights."""
-    from detectune.engine.classification import check_classifier_metric
-    from detectune.engine.evaluating import check_best_metric
-
-    model = base.MODEL
-    if model.TYPE == "classifier":
-        return check_classifier_metric(base.TRAIN.BEST_METRIC)
-    return check_best_metric(
-        base.TRAIN.BEST_METRIC,
-        has_masks=model.MASK_ON,
-        has_keypoints=model.KEYPOINTS_ON,
-        only_proposals=model.RPN_ONLY,
-    )
+    return complete(request, base, default_name=default_name, default_metric=best_metric(base)), base, request
 
 
 class _Progress:

@@ -22,7 +22,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -249,12 +250,10 @@ def _read_own(name: str, entry: Mapping[str, Any]) -> LabelledImages:
 
 def _digits(name: str, split: str) -> LabelledImages:
     """scikit-learn's digits, grey levels 0..16 stretched to 0..255, shuffled once and for all."""
-    from sklearn.datasets import load_digits  # a second that others need not pay
-
-    found = load_digits()
-    order = np.random.default_rng(DIGITS_SEED).permutation(len(found.target))[DIGITS_SPLIT[split]]
-    pixels = np.rint(found.images[order] * (255 / 16)).astype(np.uint8)
-    classes = found.target[order].astype(np.int64)
+    rows = _digits_table()  # [N, 65]: grey levels row by row, then the digit
+    order = np.random.default_rng(DIGITS_SEED).permutation(len(rows))[DIGITS_SPLIT[split]]
+    pixels = np.rint(rows[order, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    classes = rows[order, 64].astype(np.int64)
     return _made(
         name,
         pixels[:, None],
@@ -262,6 +261,17 @@ def _digits(name: str, split: str) -> LabelledImages:
         CLASSES["digits"],
         source="scikit-learn's digits, 8 x 8 pixels, not MNIST",
     )
+
+
+@cache
+def _digits_table() -> np.ndarray:
+    """The file that scikit-learn brings, read without importing it: that takes seconds, which each trial would pay."""
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError(
+            "The digits come with scikit-learn, which is not installed: pip install scikit-learn."
+        )
+    return np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
 
 
 def _made(

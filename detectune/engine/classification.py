@@ -32,8 +32,6 @@ from detectune.models.layer_list import shape_text
 from detectune.structures import ClassInfo
 from detectune.weights.native import fit_weights, load_weights
 
-METRICS = ("classification/accuracy", "classification/loss")
-
 
 def test_classifier(
     config: Config,
@@ -151,15 +149,6 @@ class ClassEvaluation:
                     run.config, output_dir=run.directory.path, model=run.model, loader=self.loaders[dataset]
                 )
         return run.team.from_first(metrics)
-
-
-def check_classifier_metric(metric: str) -> str:
-    """TRAIN.BEST_METRIC or what '' stands for; a `UserError` if a classifier will never report it."""
-    if metric and metric not in METRICS:
-        raise UserError(
-            f"TRAIN.BEST_METRIC={metric!r} is not measured for a classifier; it is {' or '.join(METRICS)}."
-        )
-    return metric or METRICS[0]
 
 
 def measure(model: Classifier, loader: LabelledLoader, compute: Compute) -> dict[str, float]:

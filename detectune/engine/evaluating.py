@@ -19,7 +19,7 @@ from detectune.engine.hooks import Hook, HookLike
 from detectune.engine.publishing import save_published
 from detectune.engine.running import Run
 from detectune.engine.testing import test
-from detectune.errors import DataError, UserError
+from detectune.errors import DataError
 
 VALIDATION_IMAGES = 200  # how many images the validation loss looks at, the first of each data set
 
@@ -127,29 +127,6 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
     if best is None:
         return True
     return value < best if metric.startswith("val/") else value > best
-
-
-def check_best_metric(
-    metric: str, *, has_masks: bool, has_keypoints: bool, only_proposals: bool = False
-) -> str:
-    """TRAIN.BEST_METRIC or what '' stands for; a `UserError` if this model will never report it."""
-    tasks = ["bbox"] + ["segm"] * has_masks + ["keypoints"] * has_keypoints
-    if only_proposals:
-        if metric and metric.partition("/")[0] not in ("proposal", "val"):
-            raise UserError(
-                f"TRAIN.BEST_METRIC={metric!r} is not measured for a network that only proposes (MODEL.RPN_ONLY); it "
-                "is proposal/AR1000 or another of that kind, or val/loss."
-            )
-        return metric or "proposal/AR1000"
-    if not metric:
-        return "segm/AP" if has_masks else "keypoints/AP" if has_keypoints else "bbox/AP"
-    task, _, name = metric.partition("/")
-    if not name or task not in (*tasks, "val"):
-        raise UserError(
-            f"TRAIN.BEST_METRIC={metric!r} is not measured for this model; it is a task and a metric, such as "
-            f"{', '.join(f'{task}/AP, {task}/AP50' for task in tasks)}, or val/loss."
-        )
-    return metric
 
 
 def evaluate_with_validation_loss(run: Run, dataset: str) -> dict[str, float]:

@@ -13,15 +13,16 @@ from typing import Any
 
 from torch import nn
 
+from detectune.config.best_metric import best_metric
 from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.data.labelled_loader import LabelledLoader, build_labelled_loader
 from detectune.data.loader import build_loader
-from detectune.engine.classification import ClassEvaluation, check_classifier_metric
+from detectune.engine.classification import ClassEvaluation
 from detectune.engine.distributed import ALONE, Team, share_counts
 from detectune.engine.ema import WeightAverage
 from detectune.engine.environment import describe_environment
-from detectune.engine.evaluating import EvaluationHook, check_best_metric, check_test_data
+from detectune.engine.evaluating import EvaluationHook, check_test_data
 from detectune.engine.finite import FiniteGuard
 from detectune.engine.hooks import Hook, HookLike
 from detectune.engine.initial_weights import copy_initial_weights, load_initial_weights
@@ -183,14 +184,7 @@ def order_hooks(run: Run, hooks: Sequence[HookLike], checkpoint: CheckpointHook)
     classifies = model.TYPE == "classifier"
     evaluation = EvaluationHook(
         eval_iters=train.EVAL_ITERS,
-        best_metric=check_classifier_metric(train.BEST_METRIC)
-        if classifies
-        else check_best_metric(
-            train.BEST_METRIC,
-            has_masks=model.MASK_ON,
-            has_keypoints=model.KEYPOINTS_ON,
-            only_proposals=model.RPN_ONLY,
-        ),
+        best_metric=best_metric(run.config),
         keep_best=train.KEEP_BEST,
         patience=train.EARLY_STOP_PATIENCE,
         evaluate=ClassEvaluation() if classifies else None,

@@ -122,10 +122,10 @@ class Ledger:
             claim = frozen.user_attrs.get("claim", {})
             if frozen.state.is_finished() or claim.get("owner") == self.owner:
                 continue
+            given_up = "owner" in claim and claim["owner"] is None
             seen = (claim.get("owner"), claim.get("beat"))
             if self._beats.get(frozen.number, (None, 0.0))[0] != seen:
                 self._beats[frozen.number] = (seen, now)
-            given_up = "proposal" in frozen.user_attrs and claim.get("owner") is None
             if given_up or now - self._beats[frozen.number][1] >= after:
                 numbers.append(frozen.number)
         return numbers

@@ -20,7 +20,7 @@ from detectune.tuner.ledger import open_ledger, stored_spec
 from detectune.tuner.spec import Spec, as_document, differences, to_yaml
 from detectune.tuner.storage import hide_password, open_database, open_journal, patiently
 from detectune.tuner.study import BASE, SPEC, TRIALS, Session, owner_name
-from detectune.tuner.workers import LocalPool, Pool
+from detectune.tuner.workers import Pool
 
 
 def run_study(
@@ -31,13 +31,14 @@ def run_study(
     workers: int,
     url: str | None = None,
     log: Callable[[str], None],
-    make_pool: Callable[[], contextlib.AbstractContextManager[Pool]] | None = None,
+    make_pool: Callable[[], contextlib.AbstractContextManager[Pool]],
     changed: Callable[[History], None] = lambda _: None,
 ) -> History:
     """Work on a study in `folder` until it is done; the same call goes on with it.
 
     Args:
         spec, base: the study and the configuration around which is searched; both None to join the one at `url`.
+        make_pool: makes where trials run, `workers` at a time.
         url: a PostgreSQL database that several machines share; None: a journal in the folder.
 
     Raises:
@@ -61,7 +62,7 @@ def run_study(
         ledger = patiently(
             lambda: open_ledger(storage, spec, base.to_yaml(), settings, owner=owner_name()), log=log
         )
-        with make_pool() if make_pool is not None else LocalPool(workers) as pool:
+        with make_pool() as pool:
             session = Session(
                 spec, base, folder, ledger, pool, workers, log,
                 shared=url is not None, spent=seconds_spent(folder), changed=changed,

@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 
 TRIALS, VERDICT, BEST, BASE, SPEC = "trials.json", "verdict.json", "best.yaml", "base.yaml", "study.yaml"
 MAX_FAULTS = 3  # attempts that may end through no fault of the trial before it counts as failed
+CLAIM_SECONDS = 0.2  # after which a claim that another session wrote in the same moment would be seen
 GRACE = 120.0  # seconds for a trial that was asked to stop to finish its step and save
 BEAT = 20.0  # seconds between signs of life to other sessions
 ABANDONED = 120.0  # seconds without one after which a trial may be taken
@@ -151,6 +152,10 @@ class Session:
         number = trial.number
         started = _now()
         self._ask(lambda: self.ledger.claim(number, worker=slot, started=started))
+        if self.shared:
+            time.sleep(CLAIM_SECONDS)
+            if not self._ask(lambda: self.ledger.is_mine(number)):
+                return  # another session claimed it in the same moment, and later
         self.running[number] = _Running(trial, time.monotonic(), time.monotonic())
         self.pool.start(slot, self._job(trial))
         self._write()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detectune.config.load import load_config
+from detectune.config.tree import Config
 from detectune.engine.hooks import Hook
 from detectune.engine.interrupt import TrainingInterruptedError
 from detectune.engine.recording import peak_memory_mb
@@ -27,6 +28,7 @@ from detectune.tuner.trial_job import Job
 
 OUTCOME = "outcome.json"
 ARRIVED = "arrived.json"
+LATENCY = "seconds_per_image"
 WAIT_FOR_FOLDER = 60.0  # seconds that a predecessor may still need to save and leave
 
 
@@ -63,7 +65,8 @@ class TrialHook(Hook):
             self.arrived |= check_read(waiting, self.reads)
             self._record(run)
         over = run.iteration >= run.max_iter or run.stop_reason is not None
-        reason = self.evaluated(run.iteration, run.metrics, over)
+        measured = with_latency(run.metrics, run.directory, run.config)
+        reason = self.evaluated(run.iteration, measured, over)
         if reason is not None:
             run.request_stop(PRUNED + reason)
 
@@ -91,7 +94,10 @@ def run_trial(
         started()
         result = train(config, output_dir=directory.path, hooks=[hook], log=log)
         outcome: Outcome | Fault | Halt = outcome_of_run(
-            result.metrics, job.metrics, steps=result.iterations, stopped=result.stopped
+            with_latency(result.metrics, directory, config),
+            job.metrics,
+            steps=result.iterations,
+            stopped=result.stopped,
         )
     except TrainingInterruptedError:
         return None
@@ -108,6 +114,18 @@ def run_trial(
         except OutputError as error:
             return Halt(str(error))
     return outcome
+
+
+def with_latency(metrics: Mapping[str, float], directory: RunDirectory, config: Config) -> dict[str, float]:
+    """Metrics, and the seconds that an image took in the last test: what else an objective may be."""
+    if not config.TEST.DATASETS:
+        return dict(metrics)
+    file = directory.path / "evaluation" / config.TEST.DATASETS[0] / "metrics.json"
+    try:
+        seconds = json.loads(file.read_text()).get(LATENCY)
+    except FileNotFoundError:
+        return dict(metrics)
+    return {**metrics, LATENCY: seconds} if isinstance(seconds, float) else dict(metrics)
 
 
 def read_outcome(folder: Path) -> Outcome | None:

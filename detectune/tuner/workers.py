@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from detectune.tuner.outcomes import Fault, Halt, Outcome
@@ -72,16 +72,51 @@ class Pool(Protocol):
 
 
 @dataclass
-class _Slot:
+class Slot:
+    """A place for one trial at a time, and what its worker has said."""
+
     name: str
-    variables: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    number: int | None = None
-    pid: int | None = None  # of the trial
-    said: dict[str, Any] | None = None  # how the trial said that it ended
-    unread: bytes = b""
+    number: int | None = None  # of the trial in it
+    pid: int | None = None  # of the trial's process
+    said: Mapping[str, Any] | None = None  # how the trial said that it ended
     stopping: bool = False
     ready: bool = False  # whether the worker program has come up
+
+    def begin(self, number: int) -> None:
+        """A trial comes in."""
+        self.number, self.pid, self.said, self.stopping = number, None, None, False
+
+    def hear(self, message: Mapping[str, Any]) -> list[Event]:
+        """What a message of the worker means for the study."""
+        match message["event"]:
+            case "ready":
+                self.ready = True
+            case "started":
+                self.pid = message["pid"]
+            case "evaluated" if self.number is not None:
+                return [Evaluated(self.number, message["step"], message["metrics"], message["asks"])]
+            case "ended":
+                self.said = message
+            case "exited":
+                return self.leave(describe_exit(message["code"]), message["code"], message["peak_memory"])
+        return []
+
+    def leave(self, why: str, code: int = 0, peak_memory: int | None = None) -> list[Event]:
+        """The trial is gone, having said how it ended or not; `why` is for the latter."""
+        number, said, self.number, self.pid = self.number, self.said, None, None
+        if number is None:
+            return []
+        if said is None:
+            end = None if self.stopping or code == -signal.SIGTERM else Fault(why)
+            return [Ended(number, end, peak_memory)]
+        return [Ended(number, read_end(said), said.get("peak_memory") or peak_memory)]
+
+
+@dataclass
+class _LocalSlot(Slot):
+    variables: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    unread: bytes = b""
 
 
 class LocalPool:
@@ -90,7 +125,7 @@ class LocalPool:
     def __init__(self, workers: int) -> None:
         host = socket.gethostname()
         shares = divide(workers, cpus=available_cpus(), gpus=visible_gpus())
-        self.slots = [_Slot(f"{host}:{i}", variables) for i, variables in enumerate(shares)]
+        self.slots = [_LocalSlot(f"{host}:{i}", variables=variables) for i, variables in enumerate(shares)]
         self.selector = selectors.DefaultSelector()
 
     def __enter__(self) -> LocalPool:
@@ -106,7 +141,7 @@ class LocalPool:
 
     def start(self, slot: str, job: Job) -> None:
         place = next(place for place in self.slots if place.name == slot)
-        place.number, place.pid, place.said, place.stopping = job.number, None, None, False
+        place.begin(job.number)
         if place.process is None or place.process.poll() is not None:
             self._begin(place)
         self._send(place, {"job": job.as_json()})
@@ -150,22 +185,25 @@ class LocalPool:
             slot.process.stdout.close()
         self.selector.close()
 
-    def _begin(self, slot: _Slot) -> None:
-        """Start the worker of a slot. Its own session keeps the terminal's Ctrl-C from it: the study decides."""
-        self._forget(slot)
-        slot.process = subprocess.Popen(
+    def start_worker(self, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """A worker program. Its own session keeps the terminal's Ctrl-C from it: the study decides."""
+        return subprocess.Popen(
             [sys.executable, "-m", "detectune.tuner.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | slot.variables,
+            env={**os.environ, **variables},
             bufsize=0,
             start_new_session=True,
         )
+
+    def _begin(self, slot: _LocalSlot) -> None:
+        self._forget(slot)
+        slot.process = self.start_worker(slot.variables)
         assert slot.process.stdout is not None
         slot.unread, slot.ready = b"", False
         self.selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
 
-    def _forget(self, slot: _Slot) -> None:
+    def _forget(self, slot: _LocalSlot) -> None:
         if slot.process is None:
             return
         for stream in (slot.process.stdin, slot.process.stdout):
@@ -178,54 +216,28 @@ class LocalPool:
         slot.process.wait()
         slot.process = None
 
-    def _send(self, slot: _Slot, message: Mapping[str, Any]) -> None:
+    def _send(self, slot: _LocalSlot, message: Mapping[str, Any]) -> None:
         assert slot.process is not None and slot.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone: the end of its output says so
             slot.process.stdin.write((json.dumps(message) + "\n").encode())
 
-    def _slot_of(self, number: int) -> _Slot:
+    def _slot_of(self, number: int) -> _LocalSlot:
         return next(slot for slot in self.slots if slot.number == number)
 
-    def _read(self, slot: _Slot) -> list[Event]:
+    def _read(self, slot: _LocalSlot) -> list[Event]:
         assert slot.process is not None and slot.process.stdout is not None
         chunk = os.read(slot.process.stdout.fileno(), 65536)
         if not chunk:
-            code = slot.process.poll()
+            code = -signal.SIGKILL
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = slot.process.wait(1.0)
             self._forget(slot)
             if not slot.ready and slot.number is not None:
                 number, slot.number = slot.number, None
                 return [Ended(number, Halt("A worker could not be started; what it said stands above."))]
-            return self._end(slot, {"code": -signal.SIGKILL if code is None else code, "peak_memory": None})
+            return slot.leave(describe_exit(code), code)
         *lines, slot.unread = (slot.unread + chunk).split(b"\n")
-        events: list[Event] = []
-        for line in lines:
-            events += self._handle(slot, json.loads(line))
-        return events
-
-    def _handle(self, slot: _Slot, message: Mapping[str, Any]) -> list[Event]:
-        match message["event"]:
-            case "ready":
-                slot.ready = True
-            case "started":
-                slot.pid = message["pid"]
-            case "evaluated" if slot.number is not None:
-                return [Evaluated(slot.number, message["step"], message["metrics"], message["asks"])]
-            case "ended":
-                slot.said = dict(message)
-            case "exited":
-                return self._end(slot, message)
-        return []
-
-    def _end(self, slot: _Slot, exit_message: Mapping[str, Any]) -> list[Event]:
-        """The trial of a slot is gone, having said how it ended or not."""
-        number, said, slot.number, slot.pid = slot.number, slot.said, None, None
-        if number is None:
-            return []
-        if said is None:
-            code = exit_message["code"]
-            end = None if slot.stopping or code == -signal.SIGTERM else Fault(describe_exit(code))
-            return [Ended(number, end, exit_message["peak_memory"])]
-        return [Ended(number, read_end(said), said.get("peak_memory") or exit_message["peak_memory"])]
+        return [event for line in lines for event in slot.hear(json.loads(line))]
 
 
 def read_end(said: Mapping[str, Any]) -> Outcome | Fault | Halt | None:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detectune.cli.results import ap_table
+from detectune.config.best_metric import check_best_metric
 from detectune.config.load import load_config
 from detectune.config.tree import Config
 from detectune.data.formats import read_places
@@ -25,7 +26,6 @@ from detectune.data.loader import build_loader
 from detectune.data.proposal_files import read_proposals
 from detectune.data.shapes import DatasetPaths
 from detectune.engine.dataset_evaluation import evaluate_dataset, uses_eleven_points
-from detectune.engine.evaluating import check_best_metric
 from detectune.engine.testing import test as run_test
 from detectune.errors import DataError, UserError
 from detectune.report.page import write_report

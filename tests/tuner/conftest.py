@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tests
+
 
 from detectune.tuner.history import History, from_json
 
@@ -17,7 +21,8 @@ DIGITS = """\
 MODEL: {TYPE: classifier, DEVICE: cpu}
 CLASSIFIER: {LAYERS: [dense 16, relu, softmax 10], INIT: he, LOSS: log_likelihood}
 SOLVER: {BASE_LR: 0.1, LR_POLICY: cosine_decay, WARM_UP_ITERS: 0, MOMENTUM: 0.9, WEIGHT_DECAY: 0.0001, MAX_ITER: 60}
-TRAIN: {DATASETS: [digits_train], IMS_PER_BATCH: 20, EVAL_ITERS: 20, SNAPSHOT_ITERS: 10, LOG_ITERS: 20}
+TRAIN: {DATASETS: [digits_train], IMS_PER_BATCH: 20, EVAL_ITERS: 30, SNAPSHOT_ITERS: 10, LOG_ITERS: 30,
+        KEEP_BEST: false}
 TEST: {DATASETS: [digits_val], IMS_PER_BATCH: 500}
 """
 
@@ -50,3 +55,12 @@ def tune() -> Tune:
 def history_of() -> Callable[[Path], History]:
     """history_of(folder) reads the study's trials.json."""
     return lambda folder: from_json(json.loads((folder / "trials.json").read_text()))
+
+
+@pytest.fixture
+def launcher() -> Iterator[Any]:
+    """A `launching.Launcher`."""
+    from launching import launched
+
+    with launched() as launcher:
+        yield launcher

@@ -6,6 +6,7 @@ python bench/study_ray.py --folder /tmp/study_ray --output bench/results/study_r
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -14,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray as ray_library
 from ray.cluster_utils import Cluster
 
 from detectune.config.best_metric import best_metric
@@ -32,7 +32,7 @@ DIGITS: dict[str, Any] = {
     "TRAIN.EVAL_ITERS": 100, "TRAIN.SNAPSHOT_ITERS": 20,
 }  # fmt: skip
 TRIALS = 12
-ray: Any = ray_library  # typed in parts only
+ray: Any = importlib.import_module("ray")  # it is typed in parts only
 
 
 def main() -> None:

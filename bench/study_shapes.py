@@ -39,7 +39,7 @@ def main() -> None:
         "--trials", str(TRIALS), "--workers", "2", "--output", str(given.folder),
         f"SOLVER.MAX_ITER={given.iterations}", f"TRAIN.EVAL_ITERS={given.iterations}",
         "TRAIN.SNAPSHOT_ITERS=3", "SOLVER.PRECISION=fp32", "TRAIN.IMS_PER_BATCH=2", "TRAIN.SCALES=[64]",
-        "TEST.SCALE=64",
+        "TEST.SCALE=64", "MODEL.MASK_ON=False", "TEST.DETECTIONS_PER_IM=10",
     ]  # fmt: skip
     moments, kills, began = random.Random(given.seed), [], time.monotonic()
     for target in (3, 11):  # trials that have ended before a kill, which then falls at a random moment

@@ -18,6 +18,7 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
+from detectune.engine.run_directory import output_errors
 from detectune.errors import OutputError
 
 SAY_AFTER = 5.0  # seconds of waiting for the lock before the user is told
@@ -34,13 +35,19 @@ class StudyJournal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs)
-        with open(self.path, "r+b") as file, self._locked(file.fileno()):
+        # Unbuffered: what could not be written must not be tried once more on closing.
+        with (
+            output_errors(self.path),
+            open(self.path, "r+b", buffering=0) as file,
+            self._locked(file.fileno()),
+        ):
             end = _end_of_last_line(file)
             file.truncate(end)
             file.seek(end)
             try:
-                file.write(text.encode())
-                file.flush()
+                rest = memoryview(text.encode())
+                while rest:
+                    rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), end)  # all of it or nothing

@@ -7,6 +7,7 @@ through no fault of its own, and is gone on with from its checkpoint by an actor
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -66,11 +67,10 @@ class RayPool:
 
     def __init__(self, address: str, workers: int, *, cpus: float = 1.0) -> None:
         try:
-            import ray as library
+            ray: Any = importlib.import_module("ray")  # a module by name: it is typed in parts only
         except ImportError:
             raise UserError("--ray needs Ray: pip install 'detectune[cluster]'.") from None
-        ray: Any = library  # typed in parts only
-        self.ray = ray
+        self.ray: Any = ray
         if not ray.is_initialized():
             try:
                 ray.init(

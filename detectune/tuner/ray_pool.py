@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class RayPool:
         threads = {"OMP_NUM_THREADS": str(max(1, int(cpus)))}
         # Two calls at a time: one waits for the next message while another sends.
         actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=2)(WorkerActor)
-        self.make_actor = lambda: actor.remote(threads)
+        self.make_actor: Callable[[], Any] = lambda: actor.remote(threads)
         self.slots = [_RaySlot(f"ray:{i}") for i in range(workers)]
 
     def __enter__(self) -> RayPool:
@@ -96,7 +96,8 @@ class RayPool:
         self.close()
 
     def free(self) -> list[str]:
-        return [slot.name for slot in self.slots if slot.number is None]
+        """Slots whose worker is up: after the loss of a node some may wait for room that never comes."""
+        return [slot.name for slot in self.slots if slot.number is None and slot.ready]
 
     def start(self, slot: str, job: Job) -> None:
         place = next(place for place in self.slots if place.name == slot)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from detectune.tuner.designs import grid_point, random_point
@@ -90,7 +90,7 @@ class Planned(BaseSampler):
 
 
 class CmaAfterSobol(Planned):
-    """A Sobol sequence, then Optuna's CMA-ES that sets out from its results; choices stay with the sequence."""
+    """A Sobol sequence, then Optuna's CMA-ES that sets out from the best of it; choices stay with the sequence."""
 
     def __init__(self, distributions: dict[str, BaseDistribution], *, seed: int, explore: int) -> None:
         super().__init__(distributions, lambda n: sobol_point(distributions, seed=seed, index=n))
@@ -111,9 +111,16 @@ class CmaAfterSobol(Planned):
     def _cma(self, study: Study, trial: FrozenTrial) -> BaseSampler:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             explored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            best = _best([trial for trial in explored if trial.number < self.explore], study)
             return optuna.samplers.CmaEsSampler(
                 seed=self.seed + trial.number,
                 n_startup_trials=0,
-                source_trials=[found for found in explored if found.number < self.explore] or None,
+                # A warm start takes the best tenth of what it is given: ten times the best is the best.
+                source_trials=None if best is None else [best] * 10,
                 warn_independent_sampling=False,
             )
+
+
+def _best(trials: Sequence[FrozenTrial], study: Study) -> FrozenTrial | None:
+    sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
+    return min(trials, key=lambda trial: sign * trial.values[0], default=None)

@@ -111,9 +111,8 @@ class Session:
                 self._finish(number, outcome, seconds=0.0)
             self._write()
             while True:
-                if self._may_start():
-                    self._fill()
-                if not self.running and not (self._may_start() and self._others_work()):
+                all_given = self._fill() if self._may_start() else True
+                if all_given and not self.running and not (self._may_start() and self._others_work()):
                     break
                 for event in self.pool.events(timeout=0.5 if self.running else 1.0):
                     self._hear(event)
@@ -134,12 +133,14 @@ class Session:
         """Whether to wait for trials that other sessions hold: theirs to end, ours to take if they die."""
         return self.shared and self._ask(self.ledger.count_unfinished) > 0
 
-    def _fill(self) -> None:
+    def _fill(self) -> bool:
+        """Give trials to the free slots; whether there was none left to give."""
         for slot in self.pool.free():
             trial = self._next()
             if trial is None:
-                return
+                return True
             self._start(trial, slot)
+        return False
 
     def _next(self) -> Trial | None:
         """A trial that was begun and left, else a new one."""

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from detectune import Predictor, load_config, train
+from detectune.config.best_metric import check_classifier_metric
 from detectune.config.tree import Config
 from detectune.data import labelled
 from detectune.data.labelled import read_known, with_shape
 from detectune.engine.checkpoint import load_checkpoint
-from detectune.engine.classification import ClassPredictor, check_classifier_metric
+from detectune.engine.classification import ClassPredictor
 from detectune.engine.finite import NonFiniteLossError
 from detectune.engine.hooks import Hook
 from detectune.engine.running import Run

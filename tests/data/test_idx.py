@@ -59,6 +59,19 @@ def test_numbers_of_more_bytes_come_in_the_machines_order(tmp_path: Path) -> Non
         (idx(PIXELS), idx(LABELS.astype(">f4"), 0x0D), "holds float32, but labels are whole numbers"),
         (idx(PIXELS[:0]), idx(LABELS[:0]), "has no images"),
     ],
+    ids=[
+        "png",
+        "empty",
+        "cut_pixels",
+        "cut_header",
+        "too_long",
+        "cut_gzip",
+        "mixed_up",
+        "few_labels",
+        "pixels_float",
+        "labels_float",
+        "no_images",
+    ],
 )
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, images: bytes, labels: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detectune.cli import config, demo, doctor, export, infer, knobs, report, test, train, tune
+from detectune.cli import config, demo, doctor, export, infer, knobs, report, test, train, tune, watch
 from detectune.cli.allocator import restart_with_tuned_allocator
 from detectune.cli.data import app as data_app
 from detectune.cli.lab import app as lab_app
@@ -69,6 +69,7 @@ app.command("export", short_help="Write ONNX or torch.export", context_settings=
     export.export
 )
 app.command("report", short_help="Write the page of a run or study")(report.report)
+app.command("watch", short_help="Show a run or study live")(watch.watch)
 app.command("knobs", short_help="Say what the settings mean")(knobs.knobs)
 app.command("config", short_help="Show a configuration, resolved", context_settings=TAKES_OVERRIDES)(
     config.config

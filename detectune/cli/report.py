@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +23,26 @@ def report(
 
 
 def write_page(directory: Path) -> Path:
-    """Write the page of a study or run directory, with the importance of a study's knobs brought up to date."""
+    """Write the page of a study or run directory and return its path; a study's importances are computed anew."""
     from detectune.report.page import write_report
     from detectune.report.study import is_study
     from detectune.report.study_page import write_study_report
 
-    return write_study_report(directory) if is_study(directory) else write_report(directory)
+    if not is_study(directory):
+        return write_report(directory)
+    write_importance(directory)
+    return write_study_report(directory)
+
+
+def write_importance(study_dir: Path) -> None:
+    """Write `importance.json` from `trials.json`, where there is one: the page reads it and computes nothing."""
+    from detectune.engine.run_directory import output_errors, write_text
+    from detectune.report.study import read_study
+    from detectune.tuner.history import from_json
+    from detectune.tuner.importance import importances
+
+    read_study(study_dir)  # what is wrong with the file is said here, by name
+    target = study_dir / "importance.json"
+    history = from_json(json.loads((study_dir / "trials.json").read_text()))
+    with output_errors(target):
+        write_text(target, json.dumps(importances(history), indent=1) + "\n")

@@ -74,6 +74,7 @@ def tune(
 
     The same command again goes on where an interrupted study stopped; --trials is the total.
     """
+    from detectune.cli.report import write_page
     from detectune.cli.study_table import print_study
     from detectune.tuner.spec import Request
 
@@ -108,6 +109,7 @@ def tune(
         spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
     )
     print_study(history, folder)
+    print(f"Report: {write_page(folder)}", flush=True)
 
 
 def _prepare(

@@ -80,8 +80,8 @@ def write_report(run_dir: Path) -> Path:
     return target
 
 
-def render(run: RunRecord) -> str:
-    """The page as text."""
+def render(run: RunRecord, *, live: bool = False) -> str:
+    """The page as text; `live` as `detectune watch` serves it, which asks for itself again."""
     page = make_environment().get_template("page.html")
     return page.render(
         run=run,
@@ -98,7 +98,8 @@ def render(run: RunRecord) -> str:
         files=[(name, what) for name, what in FILES.items() if (run.path / name).exists()],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup((TEMPLATES / "page.css").read_text()),
-        script=Markup((TEMPLATES / "page.js").read_text()),
+        script=Markup("".join((TEMPLATES / name).read_text() for name in ("page.js", "live.js"))),
+        live=live,
     )
 
 

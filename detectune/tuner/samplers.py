@@ -27,6 +27,9 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 PRUNERS: tuple[PrunerName, ...] = get_args(PrunerName)
 
 REDUCTION = 3  # ASHA and Hyperband keep one of so many at each rung (Li et al. 2018, arXiv:1810.05934)
+FIRST_RUNG = (
+    0.25  # of a full trial: earlier, curves still cross, and the search is led astray (bench/regret.py)
+)
 MEDIAN_AFTER = 4  # complete trials before the median rule ends any
 
 
@@ -56,7 +59,8 @@ def make_pruner(name: PrunerName, *, first: int, last: int | None) -> BasePruner
     """
     match name:
         case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+            rung = max(first, round(FIRST_RUNG * last)) if last else first
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=rung, reduction_factor=REDUCTION)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(
                 min_resource=first, max_resource=last or "auto", reduction_factor=REDUCTION

@@ -13,7 +13,7 @@ here is Optuna's distributions by name, a history is Optuna's trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -23,11 +23,13 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-EXPLORE_PER_KNOB = 3  # Sobol points for each knob ...
-EXPLORE_FRACTION = 1 / 3  # ... but of all trials no more than this part
+EXPLORE_PER_KNOB = 2  # Sobol points for each knob ...
+EXPLORE_FRACTION = 1 / 4  # ... but of all trials no more than this part
 EXPLORE_LEAST = 4
 INFEASIBLE = "infeasible"  # the attribute of a trial that was told FAIL because its values cannot work
-GP_MOST_TRIALS = 150  # a Gaussian process of more takes seconds to fit; TPE goes on from there
+GP_MOST_TRIALS = (
+    40  # measured up to here; a Gaussian process of many more takes seconds to fit, and TPE goes on
+)
 
 Distributions = Mapping[str, BaseDistribution]
 
@@ -102,7 +104,8 @@ def lessons(
         return found
     if len(directions) == 1:
         pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
-        found += [_finished(distributions, t, [_expected_end(t, complete)]) for t in pruned]
+        better = max if directions[0] == StudyDirection.MAXIMIZE else min
+        found += [_finished(distributions, t, [_expected_end(t, complete, better=better)]) for t in pruned]
     worst = [
         (min if direction == StudyDirection.MAXIMIZE else max)(t.values[i] for t in found)
         for i, direction in enumerate(directions)
@@ -145,12 +148,19 @@ class StagedSampler(BaseSampler):
         )
 
 
-def _expected_end(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float:
-    """The last value, plus the median of what complete trials gained after that step."""
+def _expected_end(
+    trial: FrozenTrial, complete: Sequence[FrozenTrial], *, better: Callable[..., float]
+) -> float:
+    """The last value, plus the median of what complete trials gained after that step; but no better than their median.
+
+    The bound keeps a configuration that starts fast and is then overtaken from looking like the best of all.
+    """
     step = max(trial.intermediate_values)
     value = trial.intermediate_values[step]
     gains = [t.values[0] - t.intermediate_values[step] for t in complete if step in t.intermediate_values]
-    return value + (median(gains) if gains else 0.0)
+    bound = median(t.values[0] for t in complete)
+    worse = min if better is max else max
+    return worse(value + (median(gains) if gains else 0.0), bound)
 
 
 def _finished(distributions: Distributions, trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:

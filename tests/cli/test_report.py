@@ -38,6 +38,32 @@ def test_the_command_writes_the_page_and_says_where(run_dir: Path, capsys) -> No
     assert "cells_val" in (run_dir / "report.html").read_text()
 
 
+def test_of_a_study_it_writes_the_importances_and_the_page(tmp_path: Path) -> None:
+    space = [
+        {"key": key, "type": "float", "low": 0.0, "high": 1.0, "scale": "linear", "choices": None,
+         "role": "scientific", "condition": None}
+        for key in ("MATTERS", "INERT")
+    ]  # fmt: skip
+    trials = [
+        {
+            "number": n,
+            "params": {"MATTERS": n / 20, "INERT": (7 * n % 20) / 20},
+            "state": "complete",
+            "values": [n / 20],
+        }
+        for n in range(20)
+    ]
+    content = {"format": 1, "name": "s", "objectives": [{"metric": "score", "direction": "maximize"}],
+               "space": space, "base": {}, "trials": trials}  # fmt: skip
+    (tmp_path / "trials.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(tmp_path)])
+    assert not end.value.code
+    found = json.loads((tmp_path / "importance.json").read_text())["objectives"][0]["knobs"]
+    assert [row["key"] for row in found] == ["MATTERS", "INERT"]
+    assert "Which knob matters" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_a_folder_without_a_run_is_a_mistake(tmp_path: Path, capsys, name: str) -> None:
     with pytest.raises(SystemExit) as end:

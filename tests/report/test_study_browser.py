@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from made_study import write_study
 from visits import Visit, contrast
 
+from detectune.report.server import make_server
 from detectune.report.study import read_study
 from detectune.report.study_page import write_study_report
 
@@ -133,3 +136,31 @@ def test_text_can_be_read_in_both_schemes(browser, tmp_path: Path) -> None:
         for sign in ("plus", "minus"):
             shade = visit.style(f".diff .{sign}", "backgroundColor")
             assert contrast(visit.style(f".diff .{sign}", "color"), shade) >= 4.5, (scheme, sign)
+
+
+def test_a_live_page_takes_over_what_changed_and_keeps_what_the_viewer_chose(browser, tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", trials=20, running=True)
+    with make_server(folder, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            page = browser.new_page()
+            messages: list[str] = []
+            page.on("pageerror", lambda error: messages.append(str(error)))
+            page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+            page.locator('input[data-state="pruned"]').uncheck()
+            page.locator("#colour").select_option("SOLVER.TYPE")
+            page.evaluate("window.scrollTo({top: 700, behavior: 'instant'})")
+            shutil.rmtree(folder)
+            write_study(folder, trials=24, running=True)
+            page.locator('tr[data-trial="23"]').wait_for(state="attached", timeout=60_000)
+            pruned = read_study(folder).counts["pruned"]
+            assert page.locator("#shown").inner_text() == f"{24 - pruned} of 24 trials"
+            assert page.locator('input[data-state="pruned"]').is_checked() is False
+            assert page.locator("#colour").input_value() == "SOLVER.TYPE"
+            assert page.evaluate("window.scrollY") == 700
+            assert page.locator("[data-draw=history] .mark").count() == 23  # one is waiting
+            assert messages == []
+        finally:
+            server.shutdown()
+            thread.join()

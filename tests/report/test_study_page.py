@@ -82,7 +82,7 @@ def test_a_study_that_has_just_begun_has_a_page(tmp_path: Path, trials: int) -> 
 
 def test_importance_is_shown_with_its_uncertainty_or_says_why_not(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", trials=24)
-    assert "Not computed yet" in write_study_report(folder).read_text()
+    assert "Computed when the study ends" in write_study_report(folder).read_text()
     knobs = [{"key": "SOLVER.BASE_LR", "importance": 0.7, "low": 0.55, "high": 0.8}]
     content = {
         "format": 1,

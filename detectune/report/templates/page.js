@@ -1,5 +1,5 @@
 // Two conveniences; the page is complete without them. A pointer over a chart reads its values; a click enlarges a picture.
-for (const svg of document.querySelectorAll("svg[data-chart]")) {
+function readChart(svg) {
   const data = JSON.parse(svg.dataset.chart);
   const figure = svg.closest("figure");
   const values = [...figure.querySelectorAll("b[data-series]")];
@@ -27,13 +27,15 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
   svg.addEventListener("pointerleave", clear);
 }
 const dialog = document.querySelector("dialog");
-for (const button of document.querySelectorAll("button.zoom")) {
-  button.addEventListener("click", () => {
-    const image = button.querySelector("img");
-    const large = dialog.querySelector("img");
-    large.src = image.src;
-    large.alt = image.alt;
-    dialog.showModal();
-  });
-}
+document.addEventListener("click", (event) => {
+  const image = event.target.closest("button.zoom")?.querySelector("img");
+  if (!image) return;
+  const large = dialog.querySelector("img");
+  large.src = image.src;
+  large.alt = image.alt;
+  dialog.showModal();
+});
 dialog.addEventListener("click", (event) => { if (event.target === dialog || event.target.tagName === "IMG") dialog.close(); });
+const readCharts = () => document.querySelectorAll("svg[data-chart]").forEach(readChart);
+readCharts();
+document.addEventListener("parts", readCharts); // `live.js` has put in new ones

@@ -76,6 +76,7 @@ def tune(
     """
     from detectune.cli.report import write_page
     from detectune.cli.study_table import print_study
+    from detectune.report.study import is_study
     from detectune.tuner.spec import Request
 
     asked = Request(
@@ -109,7 +110,8 @@ def tune(
         spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
     )
     print_study(history, folder)
-    print(f"Report: {write_page(folder)}", flush=True)
+    if is_study(folder):  # a machine that joined may hold nothing of the study itself
+        print(f"Report: {write_page(folder)}", flush=True)
 
 
 def _prepare(

@@ -53,7 +53,7 @@ def importances(history: History, *, seed: int = 0, resamplings: int = RESAMPLIN
             for _ in range(resamplings)
         ]
         low, high = np.quantile([[s[k] for k in history.space.keys] for s in again], INTERVAL, axis=0)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "key": key,
                 "importance": round(shares[key], 4),
@@ -62,7 +62,7 @@ def importances(history: History, *, seed: int = 0, resamplings: int = RESAMPLIN
             }
             for k, key in enumerate(history.space.keys)
         ]
-        rows.sort(key=lambda row: -float(row["importance"]))
+        rows.sort(key=lambda row: -row["importance"])
         content["objectives"].append({"metric": objective.metric, "trials": len(trials), "knobs": rows})
     return content
 

@@ -13,7 +13,7 @@ here is Optuna's distributions by name, a history is Optuna's trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -23,8 +23,8 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-EXPLORE_PER_KNOB = 2  # Sobol points for each knob ...
-EXPLORE_FRACTION = 1 / 4  # ... but of all trials no more than this part
+EXPLORE_PER_KNOB = 3  # Sobol points for each knob ...
+EXPLORE_FRACTION = 1 / 3  # ... but of all trials no more than this part
 EXPLORE_LEAST = 4
 INFEASIBLE = "infeasible"  # the attribute of a trial that was told FAIL because its values cannot work
 GP_MOST_TRIALS = (
@@ -104,8 +104,10 @@ def lessons(
         return found
     if len(directions) == 1:
         pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
-        better = max if directions[0] == StudyDirection.MAXIMIZE else min
-        found += [_finished(distributions, t, [_expected_end(t, complete, better=better)]) for t in pruned]
+        maximize = directions[0] == StudyDirection.MAXIMIZE
+        found += [
+            _finished(distributions, t, [_expected_end(t, complete, maximize=maximize)]) for t in pruned
+        ]
     worst = [
         (min if direction == StudyDirection.MAXIMIZE else max)(t.values[i] for t in found)
         for i, direction in enumerate(directions)
@@ -148,9 +150,7 @@ class StagedSampler(BaseSampler):
         )
 
 
-def _expected_end(
-    trial: FrozenTrial, complete: Sequence[FrozenTrial], *, better: Callable[..., float]
-) -> float:
+def _expected_end(trial: FrozenTrial, complete: Sequence[FrozenTrial], *, maximize: bool) -> float:
     """The last value, plus the median of what complete trials gained after that step; but no better than their median.
 
     The bound keeps a configuration that starts fast and is then overtaken from looking like the best of all.
@@ -158,9 +158,9 @@ def _expected_end(
     step = max(trial.intermediate_values)
     value = trial.intermediate_values[step]
     gains = [t.values[0] - t.intermediate_values[step] for t in complete if step in t.intermediate_values]
-    bound = median(t.values[0] for t in complete)
-    worse = min if better is max else max
-    return worse(value + (median(gains) if gains else 0.0), bound)
+    bound: float = median(t.values[0] for t in complete)
+    expected: float = value + (median(gains) if gains else 0.0)
+    return min(expected, bound) if maximize else max(expected, bound)
 
 
 def _finished(distributions: Distributions, trial: FrozenTrial, values: Sequence[float]) -> FrozenTrial:

@@ -31,8 +31,12 @@ def study(
     spread: float = 0.02,
     diverges_above: float = 2.0,
     direction: str = "maximize",
+    narrow: bool = False,
 ) -> History:
-    """Scores 1 - effect x (place of the rate - top)^2, noise of `spread`; above a place of the rate trials diverge."""
+    """Scores 1 - effect x (place of the rate - top)^2, noise of `spread`; above a place of the rate trials diverge.
+
+    With `narrow` a peak that only a place within 0.03 of the top sees.
+    """
     draws = np.random.default_rng(seed)
     sign = 1 if direction == "maximize" else -1
     rows = []
@@ -44,6 +48,8 @@ def study(
             "SOLVER.WEIGHT_DECAY": 10 ** (-6 + 4 * place[2]),
         }
         score = 1 - effect * (place[0] - top) ** 2 + spread * draws.normal()
+        if narrow:
+            score = float(np.exp(-(((place[0] - top) / 0.03) ** 2))) + spread * draws.normal()
         diverged = place[0] > diverges_above
         rows.append(
             Trial(

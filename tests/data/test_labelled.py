@@ -139,7 +139,9 @@ def test_images_take_the_shape_that_is_asked_for() -> None:
     assert large.images.shape == (300, 3, 16, 16) and large.images.dtype == torch.uint8
     assert torch.equal(large.images[:, 0], large.images[:, 2])
     again = with_shape(large, (1, 8, 8)).images.float()
-    assert float((again - digits.images.float()).abs().mean()) < 25
+    original = digits.images.float()
+    moved = (again - original.roll(1, 0)).abs().mean()  # how far other digits are from them
+    assert float((again - original).abs().mean()) < 0.6 * float(moved)
     coloured = LabelledImages("c", large.images * torch.tensor([1, 0, 0])[:, None, None].byte(), digits.labels,
                               digits.class_info, "")  # fmt: skip
     grey = with_shape(coloured, (1, 16, 16)).images

@@ -140,7 +140,7 @@ def test_proposals(name: str, shared: Path) -> None:
         torch.from_numpy(arrays["in/rpn_cls_probs"]),
         torch.from_numpy(arrays["in/rpn_bbox_pred"]),
     )
-    anchors = grid_anchors(rpn.cell0, *logits.shape[2:], stride)
+    anchors = grid_anchors(rpn.anchors.get_buffer("cell0"), *logits.shape[2:], stride)
     scored = ScoredAnchors(
         anchors, logits.permute(0, 2, 3, 1).flatten(1),
         deltas.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)), (len(anchors),),
@@ -167,7 +167,7 @@ def test_small_proposals(name: str, shared: Path) -> None:
     rpn = _single_level(torch.zeros(1, 4), 1, rule)
     height, width, scale = arrays["in/im_info"].tolist()
     boxes = torch.from_numpy(arrays["in/boxes"])[None, None]
-    kept = rpn._acceptable(boxes, torch.tensor([[height, width]]), rule, torch.full((1, 4), scale))[0, 0]
+    kept = rpn.acceptable(boxes, torch.tensor([[height, width]]), rule, torch.full((1, 4), scale))[0, 0]
     np.testing.assert_array_equal(kept.nonzero()[:, 0].numpy(), arrays["out/keep"])
 
 

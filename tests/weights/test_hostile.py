@@ -18,6 +18,7 @@ from weight_families import config_of
 
 from detectune.cli.main import main
 from detectune.cli.original_results import evaluate_again
+from detectune.config.load import dump_yaml
 from detectune.data.proposal_files import read_proposals
 from detectune.engine.checkpoint import MARK, TRAILER, DamagedCheckpointError, load_checkpoint
 from detectune.engine.inference import load_detector
@@ -39,9 +40,7 @@ def weights_convert(file: Path, folder: Path) -> None:
 
 def infer(file: Path, folder: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "image.png")
-    (folder / "config.yaml").write_text(
-        "MODEL: {NUM_CLASSES: 3, DEVICE: cpu, FASTER_RCNN: true, TYPE: generalized_rcnn}\n"
-    )
+    (folder / "config.yaml").write_text(dump_yaml(CONFIG))
     main(["infer", str(folder / "config.yaml"), str(folder / "image.png"), "--weights", str(file), "--output",
           str(folder / "drawn")])  # fmt: skip
 

@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.report.charts import Chart
-
-TEMPLATES = Path(__file__).parent / "templates"
+from detectune.report.page import TEMPLATES, make_environment
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,8 @@ class Section:
 
 def write_lab_page(target: Path, *, title: str, lead: str, sections: Sequence[Section]) -> Path:
     """Write the page and return its path."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("lab.html").render(
+    template = make_environment().get_template("lab.html")
+    page = template.render(
         title=title,
         lead=lead,
         sections=sections,

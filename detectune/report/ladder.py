@@ -16,7 +16,7 @@ from detectune.data.labelled import load_labelled
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.report.charts import Chart, Series, line_chart
 from detectune.report.digits import first_filters, read_mistakes
-from detectune.report.page import TEMPLATES, show_duration
+from detectune.report.page import TEMPLATES, make_environment
 from detectune.report.run import read_run
 
 ACCURACY, LOSS = "classification/accuracy", "classification/loss"
@@ -32,14 +32,9 @@ def write_ladder_page(folder: Path) -> Path:
 
 def render(folder: Path) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     table = json.loads((folder / "ladder.json").read_text())
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": show_percent, "duration": show_duration}
+    environment = make_environment()
+    environment.filters["percent"] = show_percent
     best = max(table["rungs"], key=lambda row: row["mean"])
     cache = read_run(folder / best["runs"][0]).config.get("DOWNLOAD_CACHE", "")
     data = load_labelled(table["test"], {}, download_cache=str(cache))

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.errors import UserError
+from detectune.report.page import TEMPLATES, make_environment
 
-TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_FIRST = ("gradient descent", "momentum", "nesterov", "adagrad", "rmsprop", "adam")
 NEVER = "\u2013"  # en dash
 
@@ -33,16 +33,8 @@ def read_surfaces(directory: Path) -> dict[str, Any]:
 
 def write_surfaces_page(directory: Path) -> Path:
     """Write `surfaces.html` and return its path."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     measured = read_surfaces(directory)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment()
     environment.filters |= {"count": show_count, "rate": lambda rate: f"{rate:.2g}"}
     names = [run["optimiser"] for run in measured["surfaces"][0]["runs"]]
     page = environment.get_template("surfaces.html").render(

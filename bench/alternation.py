@@ -150,14 +150,20 @@ class _Worker:
         return answer
 
     def close(self) -> None:
-        self._process.terminate()
+        """Ends the process by closing its pipe; killed if it does not go (a training run takes SIGTERM as "save")."""
+        self._pipe.close()
+        self._process.join(timeout=10)
+        self._process.kill()
         self._process.join()
 
 
 def _serve(pipe: Connection, setup: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
     step: Callable[[], Any] | None = None
     while True:
-        what, steps = pipe.recv()
+        try:
+            what, steps = pipe.recv()
+        except EOFError:
+            return  # the other side has closed
         try:
             if what == "setup":
                 started = time.perf_counter()

@@ -49,8 +49,10 @@ def loop(steps: int) -> Callable[[], None]:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
 
     def run() -> None:
-        order = torch.randperm(len(labels))
-        for start in range(0, steps * IMAGES, IMAGES):
+        for step in range(steps):
+            start = step * IMAGES % len(labels)
+            if start == 0:  # an epoch begins
+                order = torch.randperm(len(labels))
             rows = order[start : start + IMAGES]
             loss = cross_entropy(network(images[rows]), labels[rows])
             optimizer.zero_grad()

@@ -25,6 +25,7 @@ from detectune.engine.finite import FiniteGuard
 from detectune.engine.precision import Compute
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.solver import Solver
+from detectune.models.backprop import Backprop
 from detectune.ops.draws import part_generator
 from detectune.structures import ClassInfo
 
@@ -65,6 +66,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     stop_reason: str | None = None
     finite: FiniteGuard = field(default_factory=FiniteGuard)
+    by_hand: Backprop | None = None  # computes outputs and gradients in the place of model and autograd
     team: Team = ALONE  # the processes that train together
     exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closes what hooks opened
     said: set[str] = field(default_factory=set)  # by `log_once`

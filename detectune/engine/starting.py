@@ -34,8 +34,10 @@ from detectune.engine.run_directory import RunDirectory
 from detectune.engine.running import Run, seed_globals
 from detectune.engine.solver import build_schedule, build_solver, solver_notices
 from detectune.errors import UserError
+from detectune.models.backprop import Backprop
 from detectune.models.build import build_detector
 from detectune.models.build_classifier import build_classifier
+from detectune.models.classifier import Classifier
 from detectune.structures import ClassInfo
 from detectune.weights.downloads import local_weights
 
@@ -106,6 +108,7 @@ def assemble_run(
         class_info=loader.class_info,
         max_iter=schedule.max_iter,
         finite=FiniteGuard(team),
+        by_hand=backprop_by_hand(config, model, compute, team),
         team=team,
         exits=exits,
     )
@@ -115,6 +118,23 @@ def assemble_run(
         if config.TRAIN.COPY_WEIGHTS and config.TRAIN.WEIGHTS:
             copy_initial_weights(initial_weights(config), directory.path / "initial_weights")
     return run
+
+
+def backprop_by_hand(config: Config, model: nn.Module, compute: Compute, team: Team) -> Backprop | None:
+    """A classifier's hand-written gradients: autograd's bookkeeping costs a small network more than its arithmetic.
+
+    Only where an update is one batch of one process, in fp32 on a CPU, and nothing else looks at the graph.
+    """
+    suits = (
+        compute.device.type == "cpu"
+        and compute.precision == "fp32"
+        and team.size == 1
+        and config.SOLVER.ACCUMULATE == 1
+        and not config.SOLVER.COMPILE
+    )
+    if not isinstance(model, Classifier) or not suits:
+        return None
+    return Backprop(model, batch_size=config.TRAIN.IMS_PER_BATCH)
 
 
 def check_same_data(run: Run) -> None:

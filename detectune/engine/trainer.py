@@ -189,12 +189,16 @@ def train_step(run: Run, batches: Iterator[AnyBatch]) -> None:
     for part in range(parts):
         batch = next_batch(run, batches)
         generator = draw_from(run, part, num_images=len(batch))
-        with run.compute.autocast():
-            returned = run.model(batch, generator)
+        if run.by_hand is not None and isinstance(batch, LabelledBatch):
+            returned = run.by_hand(batch, generator)
+        else:
+            with run.compute.autocast():
+                returned = run.model(batch, generator)
         losses, values = share_outputs(returned, run.team)
         loss = total(list(losses.values()))
         run.finite.watch_losses(losses, batch, iteration=iteration, lr=lr)
-        run.solver.backward(loss if parts == 1 else loss / parts)
+        if run.by_hand is None:
+            run.solver.backward(loss if parts == 1 else loss / parts)
         values["loss"] = total([values[name] for name in losses])
         if parts > 1:
             values = {name: outputs.get(name, 0.0) + value / parts for name, value in values.items()}

@@ -2,7 +2,7 @@
 
 Initial weights, order of images, random numbers, learning rates and updates are the engine's own (`build_classifier`,
 `LabelledLoader`, `step_generator`, `Solver`). What is left out costs more than a small network's arithmetic: autograd
-(`lab/backprop.py` is in its place), hooks, and looking at the loss after each step; here that happens once for each
+(`models/backprop.py` is in its place), hooks, and looking at the loss after each step; here that happens once for each
 block of batches, and a block in which it was not finite is undone. Parameters of a group lie in one vector, so that an
 update is the same few operations whatever the number of layers.
 """
@@ -25,7 +25,7 @@ from detectune.engine.ema import WeightAverage
 from detectune.engine.precision import Compute
 from detectune.engine.running import seed_globals, step_generator
 from detectune.engine.solver import Solver, build_schedule, solver_for, trained_groups
-from detectune.lab.backprop import Backprop, targets_of
+from detectune.models.backprop import Backprop, targets_of
 from detectune.models.build_classifier import build_classifier
 from detectune.models.classifier import Classifier
 

@@ -17,6 +17,7 @@ from detectune.config.best_metric import check_classifier_metric
 from detectune.config.tree import Config
 from detectune.data import labelled
 from detectune.data.labelled import read_known, with_shape
+from detectune.engine import starting
 from detectune.engine.checkpoint import load_checkpoint
 from detectune.engine.classification import ClassPredictor
 from detectune.engine.finite import NonFiniteLossError
@@ -102,6 +103,17 @@ def test_twenty_steps_are_ten_and_ten_bit_for_bit(tmp_path: Path) -> None:
     assert len(tensors(first["model"])) > 8
     losses = [[row["loss"] for row in rows_of(f) if row["kind"] == "train"] for f in (whole, parts)]
     assert losses[0] == losses[1]
+
+
+def test_gradients_by_hand_are_those_of_autograd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand, by_autograd = tmp_path / "by_hand", tmp_path / "by_autograd"
+    train(config_of(), output_dir=by_hand, log=quiet)
+    monkeypatch.setattr(starting, "backprop_by_hand", lambda *_: None)
+    train(config_of(), output_dir=by_autograd, log=quiet)
+    rows = [[r for r in rows_of(folder) if r["kind"] == "train"] for folder in (by_hand, by_autograd)]
+    assert len(rows[0]) == 4
+    for name in ("loss", "gradient_norm"):
+        assert [r[name] for r in rows[0]] == pytest.approx([r[name] for r in rows[1]], rel=1e-5)
 
 
 def test_other_seeds_give_other_networks(tmp_path: Path) -> None:

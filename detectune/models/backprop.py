@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from detectune.models.classifier import Classifier, DrawnDropout, FlatLinear
+from detectune.structures import LabelledBatch
 
 aten = torch.ops.aten
 
@@ -43,10 +44,24 @@ class Backprop:
     """
 
     def __init__(self, model: Classifier, *, batch_size: int) -> None:
+        self.model = model
         self.layers = [layer_pass(module, batch_size) for module in model.layers]
         trained = [any(p.requires_grad for p in module.parameters()) for module in model.layers]
         self.first = trained.index(True)  # below it no gradient is needed
         self.score_gradient = score_gradient(model)
+        self.gradients = [(parameter, gradient_of(parameter)) for parameter in model.parameters()]
+        self.target_of_class = targets_of(model, torch.arange(model.num_classes))
+
+    @torch.no_grad()
+    def __call__(self, batch: LabelledBatch, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What `Classifier.forward` gives for a batch, with the gradients of it in every `parameter.grad`."""
+        assert batch.labels is not None
+        for parameter, gradient in self.gradients:  # an optimiser's step may have taken them away
+            parameter.grad = gradient
+        target = self.target_of_class.index_select(0, batch.labels)
+        scores = self.step(self.model.inputs(batch.images), target, generator)
+        loss = self.model.loss_of(scores, batch.labels, label_smoothing=self.model.label_smoothing)
+        return {"loss_classification": loss}
 
     @torch.no_grad()
     def step(self, x: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -172,7 +187,7 @@ class ConvPass:
         )
         self.weight_grad.copy_(dw)
         self.bias_grad.copy_(db)
-        return dx  # type: ignore[no-any-return]
+        return dx
 
 
 class MaxPoolPass:
@@ -185,10 +200,10 @@ class MaxPoolPass:
     def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         self.x = x
         y, self.where = aten.max_pool2d_with_indices(x, self.size, self.stride)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def backward(self, dy: Tensor, *, wants_input: bool) -> Tensor | None:
-        return aten.max_pool2d_with_indices_backward(  # type: ignore[no-any-return]
+        return aten.max_pool2d_with_indices_backward(
             dy, self.x, self.size, self.stride, [0, 0], [1, 1], False, self.where
         )
 

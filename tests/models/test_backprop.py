@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectune.lab.backprop import Backprop, targets_of
+from detectune.models.backprop import Backprop, targets_of
 from detectune.models.classifier import Classifier
 from detectune.models.layer_list import parse_layers
 from detectune.structures import LabelledBatch
@@ -71,6 +71,20 @@ def test_label_smoothing() -> None:
     expected = gradients_by_autograd(model, images, labels)
     Backprop(model, batch_size=BATCH).step(model.inputs(images), targets_of(model, labels))
     assert_gradients(model, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_in_the_place_of_model_and_autograd(smoothing: float) -> None:
+    model = classifier(["dense 5", "tanh", "softmax 3"], label_smoothing=smoothing)
+    images, labels = batch()
+    expected = gradients_by_autograd(model, images, labels)
+    backprop = Backprop(model, batch_size=BATCH)
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = None  # as an optimiser leaves it
+        found = backprop(LabelledBatch(images, labels, labels), None)
+        torch.testing.assert_close(found, model(LabelledBatch(images, labels, labels)))
+        assert_gradients(model, expected)
 
 
 def classifier(texts: list[str], *, loss: str = "log_likelihood", label_smoothing: float = 0.0) -> Classifier:

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/mnist_ladder"), help="where run directories go"
     )
+    parser.add_argument("--fast", action="store_true", help="our schedule for rungs 1 to 4")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     length: Length = "fast" if options.fast else "full"

@@ -15,11 +15,13 @@ model_final.safetensors. Started again on the same folder, a population goes on 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +34,7 @@ from detectune.engine.run_directory import RunDirectory, write_text
 from detectune.errors import UserError
 from detectune.lab.checks import check_members, check_stack
 from detectune.lab.member import load_data
-from detectune.lab.population_worker import train_block
+from detectune.lab.population_worker import one_thread, train_block
 from detectune.lab.stack_run import train_stack
 from detectune.models.build_classifier import build_classifier
 
@@ -81,17 +83,22 @@ def train_population(
     if device.type == "cuda":
         check_stack(config)
     folders = list(directories or (Path(output_dir) / "members" / f"{k:04d}" for k in range(len(configs))))
-    for member, folder in zip(configs, folders, strict=True):
-        prepare_directory(member, folder)
-    data, tests = load_data(config)
-    build_classifier(config, input_shape=tuple(data.images.shape[1:]), num_classes=len(data.class_info))
-    if device.type == "cuda":
-        train_stack(configs, folders, data=data, tests=tests, device=device, log=log)
-    elif workers == 0:
-        train_block(folders, log=log)
-    else:
-        count = min(workers or available_cpus(), len(folders))
-        train_in_processes([folders[k::count] for k in range(count)], log=log)
+    count = min(available_cpus() if workers is None else workers, len(folders))
+    with worker_processes(0 if device.type == "cuda" else count) as processes:
+        for member, folder in zip(configs, folders, strict=True):
+            prepare_directory(member, folder)
+        data, tests = load_data(config)
+        build_classifier(
+            config, input_shape=tuple(data.images.shape[1:]), num_classes=len(data.class_info)
+        )  # what cannot be built is said here, once
+        if device.type == "cuda":
+            train_stack(configs, folders, data=data, tests=tests, device=device, log=log)
+        elif count == 0:
+            with one_thread():  # as in a process of a block: sums have the same order
+                train_block(configs, folders, log=log)
+        else:
+            pairs = list(zip(configs, folders, strict=True))
+            train_in_processes(processes, [pairs[k::count] for k in range(count)], log=log)
     return [result_of(folder, values) for folder, values in zip(folders, members, strict=True)]
 
 
@@ -109,51 +116,67 @@ def prepare_directory(config: Config, folder: Path) -> None:
         directory.write_text("diff.yaml", dump_diff(config))
 
 
-def train_in_processes(blocks: Sequence[Sequence[Path]], *, log: Callable[[str], None]) -> None:
-    """One process for each block of member folders; returns when all have ended.
-
-    Raises:
-        RuntimeError: with what the first process that failed has said. The others are ended.
-    """
-    command = [sys.executable, "-m", "detectune.lab.population_worker"]
+@contextlib.contextmanager
+def worker_processes(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that load what they need and wait for their blocks; none outlives this context, Ctrl-C included."""
     processes = [
         subprocess.Popen(
-            [*command, *map(str, block)],
+            [sys.executable, "-m", "detectune.lab.population_worker"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # a block has one core,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # a block has one core
         )
-        for block in blocks
+        for _ in range(count)
     ]
-    said: list[list[str]] = [[] for _ in processes]
-    readers = []
-    for process, lines in zip(processes, said, strict=True):
-        assert process.stdout is not None and process.stderr is not None
-        readers += [_reader(process.stdout, log), _reader(process.stderr, lines.append)]
     try:
-        for process in processes:
-            process.wait()
-    finally:  # Ctrl-C too: no process outlives this one
+        yield processes
+    finally:
         for process in processes:
             if process.poll() is None:
                 process.terminate()
-                process.wait()
-        for reader in readers:
-            reader.join()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                assert stream is not None
+                with contextlib.suppress(BrokenPipeError):  # of a process that did not take its block
+                    stream.close()
+
+
+def train_in_processes(
+    processes: Sequence[subprocess.Popen[bytes]],
+    blocks: Sequence[Sequence[tuple[Config, Path]]],
+    *,
+    log: Callable[[str], None],
+) -> None:
+    """Give each process its block of members and folders; returns when all have ended.
+
+    Raises:
+        RuntimeError: with what the first process that failed has said.
+    """
+    said: list[list[str]] = [[] for _ in processes]
+    readers = []
+    for process, block, lines in zip(processes, blocks, said, strict=True):
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        readers += [_reader(process.stdout, log), _reader(process.stderr, lines.append)]
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its return code and words say why
+            pickle.dump(block, process.stdin)
+            process.stdin.flush()
+    for process in processes:
+        process.wait()
+    for reader in readers:
+        reader.join()
     for process, lines in zip(processes, said, strict=True):
         if process.returncode != 0:
-            raise RuntimeError(
-                f"A process of the population ended with {process.returncode}:\n{''.join(lines)}"
-            )
+            words = "\n".join(lines)
+            raise RuntimeError(f"A process of the population ended with {process.returncode}:\n{words}")
 
 
-def _reader(stream: IO[str], take: Callable[[str], Any]) -> threading.Thread:
+def _reader(stream: IO[bytes], take: Callable[[str], Any]) -> threading.Thread:
     """A thread that hands over each line of a stream."""
 
     def read() -> None:
         for line in stream:
-            take(line.rstrip("\n"))
+            take(line.decode(errors="replace").rstrip("\n"))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()

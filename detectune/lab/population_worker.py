@@ -1,4 +1,6 @@
-"""The process that trains a block of a population's members: `python -m detectune.lab.population_worker FOLDER...`.
+"""The process that trains a block of a population's members: `python -m detectune.lab.population_worker`.
+
+Its standard input gives it the block, a pickled list of (configuration, folder), when it has loaded its libraries.
 
 All members take one evaluation interval before any takes the next. After each interval a member's folder holds its
 metrics and a checkpoint, from which it goes on if it was stopped. One line for each evaluation goes to stdout.
@@ -6,11 +8,16 @@ metrics and a checkpoint, from which it goes on if it was stopped. One line for 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from detectune.config.load import load_config
+import torch
+
+from detectune.config.tree import Config
 from detectune.engine.checkpoint import newest_valid
 from detectune.engine.precision import set_torch_globals
 from detectune.engine.run_directory import RunDirectory
@@ -18,9 +25,8 @@ from detectune.lab.member import Member, load_data
 from detectune.lab.member_records import next_stop, publish, record_interval
 
 
-def train_block(folders: Sequence[Path], *, log: Callable[[str], None]) -> None:
-    """Train the members whose config.yaml lies in `folders`, to their ends."""
-    configs = [load_config(folder / "config.yaml") for folder in folders]
+def train_block(configs: Sequence[Config], folders: Sequence[Path], *, log: Callable[[str], None]) -> None:
+    """Train one member for each configuration, in its folder, to its end."""
     data, tests = load_data(configs[0])
     members = [Member(config, data=data, tests=tests) for config in configs]
     pairs = list(zip(members, map(RunDirectory, folders), strict=True))
@@ -44,9 +50,24 @@ def go_on(member: Member, directory: RunDirectory, *, log: Callable[[str], None]
         member.load_state_dict(found[1])
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def main() -> None:
     set_torch_globals(threads=1)  # a block belongs to one core
-    train_block([Path(folder) for folder in sys.argv[1:]], log=lambda line: print(line, flush=True))
+    importlib.import_module(
+        "torch._dynamo"
+    )  # the first optimiser would: a second, while the parent is busy anyway
+    block: list[tuple[Config, Path]] = pickle.load(sys.stdin.buffer)  # from `train_in_processes`, no one else
+    train_block([c for c, _ in block], [f for _, f in block], log=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from detectune.engine.trainer import train
 from detectune.errors import UserError
 from detectune.lab.member import Member, load_data
 from detectune.lab.population import train_population
-from detectune.lab.population_worker import train_block
+from detectune.lab.population_worker import one_thread, train_block
 from detectune.weights.native import load_weights
 
 STEPS = 100
@@ -53,6 +53,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "warm-up, smoothing": {"SOLVER.WARM_UP_ITERS": 50, "CLASSIFIER.LABEL_SMOOTHING": 0.1},
     "augmented": {"CLASSIFIER.SHIFT": 1},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    """Members that are trained here without a population have one thread, too, so that sums have the same order."""
+    with one_thread():
+        yield
 
 
 def test_every_optimiser_is_compared() -> None:
@@ -108,10 +115,11 @@ def test_goes_on_after_the_last_interval_with_equal_numbers(tmp_path: Path) -> N
     values = [{"RNG_SEED": 1}, {"RNG_SEED": 2}]
     whole = train_population(config, values, output_dir=tmp_path / "whole", workers=0, log=silent)
     folders = [tmp_path / "parts" / "members" / f"{k:04d}" for k in range(2)]
-    for folder, value in zip(folders, values, strict=True):
-        a_config_file(config.with_overrides(value), folder)
+    configs = [config.with_overrides(value) for value in values]
+    for member, folder in zip(configs, folders, strict=True):
+        a_config_file(member, folder)
     with pytest.raises(KeyboardInterrupt):  # after the first member's second interval
-        train_block(folders, log=interrupted_after(3))
+        train_block(configs, folders, log=interrupted_after(3))
     parts = train_population(config, values, output_dir=tmp_path / "parts", workers=0, log=silent)
     for a, b in zip(whole, parts, strict=True):
         assert largest_difference(load_weights(a.weights)[0], load_weights(b.weights)[0]) == 0

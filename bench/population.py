@@ -11,7 +11,7 @@ In alternation, each in a process of its own:
 
 Of the networks that are trained one after another only `alone` are run, and their time is multiplied. A population is
 given twice: as a whole, with the start of its processes, and in its steps alone (`steps`: the largest sum, over
-processes, of the seconds that members spent in updates).
+processes, of the processor seconds that members spent in updates).
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Member:
         self.max_iter = schedule.max_iter
         self.iteration = 0
         self.diverged_at: int | None = None
-        self.seconds = 0.0  # spent in updates
+        self.seconds = 0.0  # of processor time, spent in updates: the same on a busy machine
 
     @property
     def finished(self) -> bool:
@@ -64,13 +64,13 @@ class Member:
 
     def advance(self, until: int) -> float:
         """Update until `until` updates are done, or until the loss is not finite; the mean loss of these updates."""
-        started = time.perf_counter()
+        started = time.process_time()
         total, count = 0.0, 0
         self.model.train()
         while self.iteration < until and not self.finished:
             losses = self._block(until - self.iteration)
             total, count = total + float(losses.sum()), count + len(losses)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         return total / max(1, count)
 
     @torch.no_grad()

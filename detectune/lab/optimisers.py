@@ -26,7 +26,7 @@ import torch
 from detectune.config.tree import Config
 from detectune.engine.environment import processor_name
 from detectune.engine.run_directory import output_errors, write_text
-from detectune.lab.training import Training, load_data
+from detectune.lab.member import Member, load_data
 
 TARGET = 0.97
 TOLERANCE = 0.002
@@ -196,17 +196,17 @@ class Trainings:
         return self.known[key]
 
     def _train(self, config: Config, evaluations: int) -> dict[str, Any]:
-        training = Training(config, data=self.data, tests=self.tests)
+        training = Member(config, data=self.data, tests=self.tests)
         curve: list[tuple[int, float]] = []
         for number in range(1, evaluations + 1):
             training.advance(training.max_iter * number // evaluations)
             if training.diverged_at is not None:
                 break
-            curve.append((training.iteration, training.accuracy(self.validation)))
+            curve.append((training.iteration, training.evaluate(self.validation)["classification/accuracy"]))
         diverged = training.diverged_at is not None
         return {
             "accuracy": 0.0 if diverged else curve[-1][1],
-            "test_accuracy": None if diverged else training.accuracy(self.test),
+            "test_accuracy": None if diverged else training.evaluate(self.test)["classification/accuracy"],
             "diverged_at": training.diverged_at,
             "curve": curve,
             "updates": training.max_iter,

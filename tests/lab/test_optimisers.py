@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from detectune.engine.trainer import train
+from detectune.lab.member import Member, load_data
 from detectune.lab.optimisers import (
     OPTIMISERS,
     RATES_PER_DECADE,
@@ -21,7 +22,6 @@ from detectune.lab.optimisers import (
     summary,
     width_in_decades,
 )
-from detectune.lab.training import Training, load_data
 from detectune.lab.update_rules import RULES
 from detectune.weights.native import load_weights
 
@@ -43,13 +43,15 @@ def test_every_rule_of_the_lab_is_compared_over_three_decades_of_rates() -> None
 def test_a_network_of_the_comparison_is_the_plain_trainers(tmp_path: Path) -> None:
     config = network(TINY).with_overrides({**points(OPTIMISERS[6], 1)[0], "RNG_SEED": 4})
     data, tests = load_data(config)
-    training = Training(config, data=data, tests=tests)
+    training = Member(config, data=data, tests=tests)
     training.advance(training.max_iter)
     result = train(config, output_dir=tmp_path, log=lambda _: None)
     plain = load_weights(tmp_path / "model_final.safetensors")[0]
     for name, value in training.model.state_dict().items():
         assert abs(value - plain[name]).max() < 1e-5, name
-    assert training.accuracy("digits_val") == pytest.approx(result.metrics["classification/accuracy"])
+    assert training.evaluate("digits_val")["classification/accuracy"] == pytest.approx(
+        result.metrics["classification/accuracy"]
+    )
 
 
 def test_what_was_trained_is_not_trained_again(tmp_path: Path) -> None:

@@ -38,6 +38,24 @@ def test_boxes_of_selective_search_become_proposals(work: Path, tool) -> None:
     assert [boxes.tolist() for boxes in content["boxes"]] == [[[1, 0, 11 + n, 10]] for n in range(len(ids))]
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer whose number and content need two bytes at most."""
+    tag, size = number << 3 | 2, len(content)
+    return b"".join(bytes([n]) if n < 128 else bytes([n & 127 | 128, n >> 7]) for n in (tag, size)) + content
+
+
+def test_weights_of_caffe_become_blobs(tool, tmp_path: Path) -> None:
+    weight = np.arange(12, dtype=np.float32).reshape(2, 3, 2, 1)
+    blob = field(5, weight.tobytes()) + field(7, field(1, bytes(weight.shape)))
+    layer = field(1, b"conv1") + field(2, b"Convolution") + field(7, blob)
+    (tmp_path / "net.caffemodel").write_bytes(field(1, b"net") + field(100, layer))
+    words = ["--prototxt", "net.prototxt", "--caffemodel", "net.caffemodel", "--output", "net.pkl"]
+    assert tool("pickle_caffe_blobs", *words, cwd=tmp_path) == 0
+    blobs = load_pickle(tmp_path / "net.pkl")
+    np.testing.assert_array_equal(blobs["conv1_w"], weight)
+    assert set(blobs) == {"conv1_w", "conv1_b"} and not blobs["conv1_b"].any()
+
+
 def test_cityscapes_becomes_cocos_form(tool, tmp_path: Path) -> None:
     pytest.importorskip("detectune.data.cityscapes", reason="the conversion is not there")
     for split in ("train", "val"):

@@ -67,10 +67,10 @@ def train_on_both(config: Path, output: Path) -> list[str]:
             [
                 "ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
                 "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", "bench",
-                "--local-addr", address, "-m", "detectune", "train", str(config), "--output", str(output),
+                "--rdzv-conf", f"is_host={int(address in meeting)}", "--local-addr", address, "-m", "detectune", "train", str(config), "--output", str(output),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            # gloo looks up the machine's name, which here leads to the loopback
+            # torchrun and gloo look up the machine's name, which here leads to the loopback
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": device},
         )
         for name, (device, address) in HOSTS.items()

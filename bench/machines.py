@@ -67,7 +67,8 @@ def train_on_both(config: Path, output: Path) -> list[str]:
             [
                 "ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
                 "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", "bench",
-                "--rdzv-conf", f"is_host={int(address in meeting)}", "--local-addr", address, "-m", "detectune", "train", str(config), "--output", str(output),
+                "--rdzv-conf", f"is_host={int(address in meeting)}", "--local-addr", address,
+                "-m", "detectune", "train", str(config), "--output", str(output),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             # torchrun and gloo look up the machine's name, which here leads to the loopback

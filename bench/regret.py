@@ -168,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Regret of the tuner's default strategy.")
     parser.add_argument("--tasks", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--strategies", nargs="+", default=list(COMPARED), choices=list(STRATEGIES))
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=20, help="how many instances of each task")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budget", type=int, default=60, help="in full trials")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -184,16 +185,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "budget": options.budget,
         "steps_of_a_full_trial": STEPS,
         "seeds": options.seeds,
+        "first_seed": options.first_seed,
         "target": f"score of the best {1 - TARGET_QUANTILE:.0%} of random configurations",
         "tasks": {},
     }
     for name in options.tasks:
-        tasks = [make_task(name, seed) for seed in range(options.seeds)]
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        tasks = [make_task(name, seed) for seed in seeds]
         runs: dict[str, list[dict[str, Any]]] = {}
         for strategy in options.strategies:
             runs[strategy] = [
-                measure(task, strategy, seed=seed, budget=options.budget * EVALUATIONS)
-                for seed, task in enumerate(tasks)
+                measure(task, strategy, seed=task.seed, budget=options.budget * EVALUATIONS) for task in tasks
             ]
             row = summarise(runs)[strategy]
             seconds = fmean(run["cpu_seconds"] for run in runs[strategy])

@@ -5,7 +5,8 @@
 Both run the same configuration (a classifier on digits whose training takes a moment), one trial at a time, in turn.
 The overhead of a trial is the study's wall time from the first trial's start to the last one's end, by trial, less the
 time that `train` takes inside a process that is already up; beside it stands what a bare `detectune train` costs, the
-start of its process with it. The study's own start is given apart.
+start of its process with it. The study's own start and its end, with the pages of all trials, are given apart; all of
+it divided by the trials is what a trial costs beyond its training at the very most.
 """
 
 from __future__ import annotations
@@ -64,7 +65,12 @@ def main() -> None:
             "--trials", str(given.trials), "--output", "study",
         )  # fmt: skip
         trials = json.loads(Path("study/trials.json").read_text())["trials"]
-    assert all(trial["state"] == "complete" for trial in trials)
+        pages = len(list(Path("study").glob("trials/*/report.html")))
+        for page in Path("study").glob("trials/*/report.html"):
+            page.unlink()
+        anew = timed("-m", "detectune", "report", "study")
+        again = timed("-m", "detectune", "report", "study")  # the pages of trials are there
+    assert all(trial["state"] == "complete" for trial in trials) and pages == given.trials
     # From start to start, and of the last to its end; the first waits for its worker program to come up.
     moments = [datetime.fromisoformat(trial["started"]).timestamp() for trial in trials]
     moments.append(datetime.fromisoformat(trials[-1]["ended"]).timestamp())
@@ -76,7 +82,9 @@ def main() -> None:
         "train_in_a_ready_process_seconds": [round(seconds, 3) for seconds in inside],
         "bare_train_command_seconds": [round(seconds, 3) for seconds in bare],
         "whole_study_seconds": round(study, 3),
-        "start_of_the_study_seconds": round(study - sum(turns), 3),
+        "start_and_end_of_the_study_seconds": round(study - sum(turns), 3),
+        "page_of_a_trial_seconds": round((anew - again) / given.trials, 3),
+        "all_overhead_by_trial_seconds": round(study / given.trials - plain, 3),
         "trials": given.trials,
         "command": f"python bench/study_overhead.py --trials {given.trials}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

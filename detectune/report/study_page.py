@@ -17,8 +17,9 @@ from typing import Any
 from markupsafe import Markup
 
 from detectune.engine.run_directory import output_errors, write_text
+from detectune.errors import OutputError, UserError
 from detectune.report.charts import significant, thin
-from detectune.report.page import TEMPLATES, make_environment, show_duration, show_value
+from detectune.report.page import TEMPLATES, make_environment, show_duration, show_value, write_report
 from detectune.report.study import StudyRecord, StudyTrial, read_study
 from detectune.report.study_statistics import best_of_n, best_so_far, pareto_front, value_limits
 
@@ -45,17 +46,38 @@ CURVE_POINTS = 40  # of one trial's curve on the page
 
 
 def write_study_report(study_dir: Path) -> Path:
-    """Write `report.html` into a study directory and return its path.
+    """Write `report.html` into a study directory, and first into the run of each ended trial; return the study's.
 
     Raises:
         UserError: if the directory holds no study, or cannot be written to.
     """
     study_dir = Path(study_dir)
     study = read_study(study_dir)
+    write_run_pages(study)
     target = study_dir / "report.html"
     with output_errors(target):
         write_text(target, render_study(study))
     return target
+
+
+def write_run_pages(study: StudyRecord) -> None:
+    """Write the page of each trial that has ended and whose page is older than its numbers, or missing.
+
+    What keeps a run from having one is said on the study's page.
+    """
+    for trial in study.trials:
+        run = study.path / trial.run
+        numbers, page = run / "metrics.jsonl", run / "report.html"
+        if not trial.run or trial.state in ("running", "waiting") or not numbers.is_file():
+            continue
+        if page.is_file() and page.stat().st_mtime_ns >= numbers.stat().st_mtime_ns:
+            continue
+        try:
+            write_report(run)
+        except OutputError:
+            raise
+        except UserError as error:
+            study.problems.append(str(error))
 
 
 def render_study(study: StudyRecord, *, live: bool = False) -> str:

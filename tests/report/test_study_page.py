@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from html import unescape
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_yaml_keeps_types_and_nests() -> None:
 def test_every_trial_stands_in_the_table_with_its_reason_and_its_run(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", trials=60)
     (folder / "trials" / "0004" / "report.html").write_text("page")
+    (folder / "trials" / "0005" / "metrics.jsonl").unlink()
     text = write_study_report(folder).read_text()
     study = read_study(folder)
     assert text.count("<tr data-trial=") == 60
@@ -48,6 +50,24 @@ def test_every_trial_stands_in_the_table_with_its_reason_and_its_run(tmp_path: P
     assert "&lt;0011&gt;" in text and "<0011>" not in text  # also inside the data
 
 
+def test_every_run_that_has_ended_gets_its_own_page_once(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", trials=5, running=True)
+    states = {trial.number: trial.state for trial in read_study(folder).trials}
+    ended = [number for number, state in states.items() if state not in ("running", "waiting")]
+    (folder / "trials" / f"{ended[0]:04d}" / "config.yaml").unlink()  # a page all the same
+    text = write_study_report(folder).read_text()
+    pages = {number: folder / "trials" / f"{number:04d}" / "report.html" for number in states}
+    assert [number for number, page in pages.items() if page.exists()] == ended and 0 < len(ended) < 5
+    assert all(f'href="trials/{number:04d}/report.html"' in text for number in ended)
+    assert "bbox/AP" in pages[ended[-1]].read_text() or "Loss" in pages[ended[-1]].read_text()
+    before = {number: pages[number].stat().st_mtime_ns for number in ended}
+    numbers = pages[ended[0]].with_name("metrics.jsonl")
+    os.utime(numbers, ns=(before[ended[0]] + 10**9,) * 2)  # it went on
+    write_study_report(folder)
+    after = {number: pages[number].stat().st_mtime_ns for number in ended}
+    assert [number for number in ended if after[number] != before[number]] == ended[:1]
+
+
 def test_it_asks_the_network_for_nothing(tmp_path: Path) -> None:
     text = write_study_report(write_study(tmp_path / "s", trials=3)).read_text()
     assert "default-src 'none'" in text and "connect-src" not in text.split("<style>")[0]
@@ -55,7 +75,7 @@ def test_it_asks_the_network_for_nothing(tmp_path: Path) -> None:
 
 
 def test_three_hundred_trials_stay_below_a_megabyte(tmp_path: Path) -> None:
-    assert write_study_report(write_study(tmp_path / "s", trials=300)).stat().st_size < 1_000_000
+    assert len(render_study(read_study(write_study(tmp_path / "s", trials=300))).encode()) < 1_000_000
 
 
 @pytest.mark.parametrize("latency", [False, True])

@@ -109,7 +109,7 @@ class Budget:
 
 
 def budget_for(*, quick: bool, has_mnist: bool) -> Budget:
-    """The full comparison takes most of an hour of one core, on MNIST if it is there; the quick one a minute."""
+    """The full comparison takes five to ten minutes of one core, on MNIST if it is there; the quick one a minute."""
     if quick or not has_mnist:
         size = (4, 3, 2) if quick else (16, 5, 5)
         return Budget(*size, epochs=8, batch=32, data="digits")

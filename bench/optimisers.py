@@ -1,7 +1,7 @@
 """`detectune lab optimisers` at full length on MNIST, its trainings kept in bench/results: python bench/optimisers.py
 
-Five to ten minutes of one core. Networks that are in bench/results/optimisers/trainings.jsonl are not trained again, so a
-run that was stopped goes on. With names (`adam,muon`) only those are trained, for several processes side by side; the
+Five to ten minutes of one core. Networks that are in bench/results/optimisers/trainings.jsonl are not trained again, so
+a run that was stopped goes on. With names (`adam,muon`) only those are trained, for several processes side by side; the
 summary needs all.
 """
 

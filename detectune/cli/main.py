@@ -18,7 +18,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from detectune.cli import config, demo, doctor, export, infer, knobs, report, test, train, tune, watch
+from detectune.cli import (
+    compare,
+    config,
+    demo,
+    doctor,
+    export,
+    infer,
+    knobs,
+    planners,
+    report,
+    test,
+    train,
+    tune,
+    watch,
+)
 from detectune.cli.allocator import restart_with_tuned_allocator
 from detectune.cli.data import app as data_app
 from detectune.cli.lab import app as lab_app
@@ -63,6 +77,7 @@ app.command("demo", short_help="Try it: train on generated shapes", context_sett
 )
 app.command("train", short_help="Train, test and report", context_settings=TAKES_OVERRIDES)(train.train)
 app.command("tune", short_help="Search for better settings", context_settings=TAKES_OVERRIDES)(tune.tune)
+app.command("compare", short_help="Say whether a run is better, or luckier")(compare.compare)
 app.command("test", short_help="Measure AP of weights", context_settings=TAKES_OVERRIDES)(test.test)
 app.command("infer", short_help="Find objects in images and draw them")(infer.infer)
 app.command("export", short_help="Write ONNX or torch.export", context_settings=TAKES_OVERRIDES)(
@@ -70,6 +85,15 @@ app.command("export", short_help="Write ONNX or torch.export", context_settings=
 )
 app.command("report", short_help="Write the page of a run or study")(report.report)
 app.command("watch", short_help="Show a run or study live")(watch.watch)
+app.command("lr-find", short_help="Find a learning rate", context_settings=TAKES_OVERRIDES)(planners.lr_find)
+app.command("batch-find", short_help="Find a batch that is fast and fits", context_settings=TAKES_OVERRIDES)(
+    planners.batch_find
+)
+app.command("scale", short_help="Scale the rate to another batch", context_settings=TAKES_OVERRIDES)(
+    planners.scale
+)
+app.command("steps", short_help="Say how many iterations a run needs")(planners.steps)
+app.command("gradients", short_help="Advise clipping and warm-up")(planners.gradients)
 app.command("knobs", short_help="Say what the settings mean")(knobs.knobs)
 app.command("config", short_help="Show a configuration, resolved", context_settings=TAKES_OVERRIDES)(
     config.config

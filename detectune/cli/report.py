@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,10 +27,12 @@ def write_page(directory: Path) -> Path:
     from detectune.report.page import write_report
     from detectune.report.study import is_study
     from detectune.report.study_page import write_study_report
+    from detectune.tuner.judgement import write_judgement
 
     if not is_study(directory):
         return write_report(directory)
     write_importance(directory)
+    write_judgement(directory)
     return write_study_report(directory)
 
 
@@ -46,3 +48,11 @@ def write_importance(study_dir: Path) -> None:
     history = from_json(json.loads((study_dir / "trials.json").read_text()))
     with output_errors(target):
         write_text(target, json.dumps(importances(history), indent=1) + "\n")
+
+
+def read_verdict(study_dir: Path) -> dict[str, Any]:
+    """What a study's verdict.json holds."""
+    from detectune.tuner.study import VERDICT
+
+    content: dict[str, Any] = json.loads((study_dir / VERDICT).read_text())
+    return content

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "--knobs", "--trials", "--minutes", "--trial-minutes", "--workers", "--output", "--sampler", "--pruner",
-    "--objective", "--seed", "--name", "--join", "--ray", "--debug", "--help",
+    "--objective", "--seed", "--name", "--join", "--ray", "--rounds", "--short",
+    "--confirm", "--seeds", "--instability", "--debug", "--help",
 )  # fmt: skip
 
 
@@ -28,8 +29,8 @@ def tune(
     study: Annotated[
         str | None,
         typer.Argument(
-            metavar="STUDY.yaml | CONFIG",
-            help="A study file, or a configuration around which --knobs are searched.",
+            metavar="STUDY.yaml | CONFIG | DIR",
+            help="A study file, a configuration around which --knobs are searched, or a study's folder to go on with.",
             show_default=False,
         ),
     ] = None,
@@ -40,7 +41,11 @@ def tune(
         ),
     ] = None,
     knobs: Annotated[
-        str | None, typer.Option(metavar="KEY,KEY", help="What is searched, in the knobs' suggested ranges.")
+        str | None,
+        typer.Option(
+            metavar="KEY,KEY",
+            help="What is searched, in its suggested range, or KEY=LOW:HIGH or KEY=LOW:HIGH:log.",
+        ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials in all. [default: 24]")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the whole study.")] = None,
@@ -69,12 +74,31 @@ def tune(
         str | None,
         typer.Option(metavar="ADDRESS", help="A Ray cluster for the workers: its address, auto, or local."),
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="R", help="Explore, change the space, exploit, confirm: the trials in R rounds."
+        ),
+    ] = None,
+    short: Annotated[
+        float | None, typer.Option(help="Length of the rounds' trials, as part of a run. [default: 0.25]")
+    ] = None,
+    confirm: Annotated[
+        int | None, typer.Option(metavar="K", help="Run the best K and the base again with new seeds.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="New seeds of --confirm and --rounds. [default: 3]")
+    ] = None,
+    instability: Annotated[
+        bool, typer.Option("--instability", help="Look at 2, 5 and 10 times the best learning rate, too.")
+    ] = False,
 ) -> None:
     """Search over knobs: proposes settings, trains each in its own run directory, compares, says which is best.
 
     The same command again goes on where an interrupted study stopped; --trials is the total.
     """
-    from detectune.cli.report import write_page
+    from detectune.cli.method import confirm_study, make_plan, print_verdict, stored_plan
+    from detectune.cli.report import read_verdict, write_page
     from detectune.cli.study_table import print_study
     from detectune.report.study import is_study
     from detectune.tuner.spec import Request
@@ -84,6 +108,9 @@ def tune(
         trial_minutes=trial_minutes, workers=workers, seed=seed,
         objectives=objective.split(",") if objective else None,
     )  # fmt: skip
+    plan = make_plan(rounds=rounds, short=short, finalists=confirm, seeds=seeds, instability=instability)
+    if plan is not None and (join is not None or ray is not None):
+        raise UserError("--rounds and --confirm run on this machine; leave out --join and --ray.")
     if study is None:
         if join is None:
             raise UserError(
@@ -91,7 +118,9 @@ def tune(
             )
         spec, base, request = None, None, asked
     else:
-        spec, base, request = _prepare(study, overrides, knobs, asked)
+        spec, base, request = (_go_on if is_study(Path(study)) else _prepare)(study, overrides, knobs, asked)
+        if is_study(Path(study)):
+            output, plan = output or Path(study), plan or stored_plan(Path(study))
     folder = (output or Path("studies") / (spec.name if spec else name or "joined")).expanduser()
     from detectune.tuner.session import run_study
     from detectune.tuner.workers import LocalPool
@@ -106,12 +135,25 @@ def tune(
         return RayPool(ray, workers)
 
     print(f"Study directory: {folder}", flush=True)
+    if plan is not None and plan.rounds:
+        from detectune.tuner.rounds import run_rounds
+
+        assert spec is not None and base is not None  # there is no --join
+        verdict = run_rounds(
+            spec, base, folder, plan=plan, workers=workers, log=_log, make_pool=make_pool, changed=_Progress()
+        )
+        print(f"Report: {write_page(folder)}", flush=True)
+        print_verdict(verdict, folder)
+        return
     history = run_study(
         spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
     )
     print_study(history, folder)
+    if plan is not None and spec is not None and base is not None:
+        confirm_study(folder, spec, history, base, plan, workers=workers, make_pool=make_pool, log=_log)
     if is_study(folder):  # a machine that joined may hold nothing of the study itself
         print(f"Report: {write_page(folder)}", flush=True)
+        print_verdict(read_verdict(folder), folder)
 
 
 def _prepare(
@@ -123,7 +165,7 @@ def _prepare(
     from detectune.cli.overrides import check_words
     from detectune.cli.places import find_config
     from detectune.config.best_metric import best_metric
-    from detectune.tuner.space import Entry
+    from detectune.tuner.space import read_entry
     from detectune.tuner.spec import Request, base_config, complete, is_study_file, read_study_file
 
     file = find_config(study)
@@ -141,13 +183,33 @@ def _prepare(
         if value is not None and option.name not in ("overrides", "knobs", "place", "config"):
             setattr(request, option.name, value)
     if knobs:
-        request.knobs = [Entry(key.strip(), {}, "--knobs") for key in knobs.split(",") if key.strip()]
+        request.knobs = [read_entry(word.strip()) for word in knobs.split(",") if word.strip()]
     base = base_config(request, config_file, check_words(words, options=OPTIONS))
     for notice in dict.fromkeys(base.notices):
         print(f"Notice: {notice}", file=sys.stderr)
     if request.workers is not None and request.workers < 1:
         raise UserError(f"workers must be at least 1, not {request.workers}.")
     return complete(request, base, default_name=default_name, default_metric=best_metric(base)), base, request
+
+
+def _go_on(
+    study: str, words: list[str] | None, knobs: str | None, asked: Request
+) -> tuple[Spec, Config, Request]:
+    """(study, base configuration, request) of a study's folder: what it asks, but for how far it goes."""
+    from dataclasses import replace
+
+    from detectune.config.load import load_config
+    from detectune.tuner.spec import MAY_CHANGE, read_spec
+    from detectune.tuner.study import BASE, SPEC
+
+    folder = Path(study)
+    if words or knobs:
+        raise UserError(
+            f"{study} is a study's folder: what it asks stays; leave out {(words or ['--knobs'])[0]}."
+        )
+    given = {name: getattr(asked, name) for name in MAY_CHANGE if getattr(asked, name) is not None}
+    spec = replace(read_spec(folder / SPEC), **given)
+    return spec, load_config(folder / BASE), asked
 
 
 class _Progress:

@@ -1,13 +1,15 @@
 """Where numbers of a run go: metrics.jsonl, TensorBoard, the progress bar or plain lines.
 
 Rows: {"kind": "train", "iteration", "epoch", "lr", "loss", "loss_*", "stat_*", "gradient_norm",
-"images_per_second", "data_seconds", "memory_mb", "eta_seconds"}, the means over the last LOG_ITERS steps; and
+"images_per_second", "data_seconds", "memory_mb", "eta_seconds"}, the means over the last LOG_ITERS steps, with
+"gradient_norms": the norms of single steps among them before clipping, for `detectune gradients`; and
 {"kind": "evaluation", "iteration", "dataset", "bbox/AP", ..., "val/loss", ...}.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import sys
 import time
@@ -24,6 +26,8 @@ from detectune.engine.run_directory import RunDirectory, output_errors
 from detectune.engine.running import Run
 from detectune.engine.schedule import lr_at
 from detectune.engine.solver import lr_change_ratio
+
+NORMS_IN_A_ROW = 100  # at most; a percentile needs no more, and rows of a thousand steps stay short
 
 
 class Recorder:
@@ -59,6 +63,8 @@ class MetricsHook(Hook):
     def __init__(self, log_iters: int) -> None:
         self.log_iters = max(1, log_iters)
         self.sums: dict[str, Tensor] = {}
+        self.norms: list[Tensor] = []  # of the gradient in every `norm_stride`th step, scalars on the device
+        self.norm_stride = math.ceil(self.log_iters / NORMS_IN_A_ROW)
         self.count = 0
         self.data_seconds = 0.0
         self.since = time.perf_counter()
@@ -70,6 +76,8 @@ class MetricsHook(Hook):
     def after_step(self, run: Run) -> None:
         for name, value in run.outputs.items():
             self.sums[name] = value if name not in self.sums else self.sums[name] + value
+        if run.iteration % self.norm_stride == 0:
+            self.norms.append(run.outputs["gradient_norm"])
         self.count += 1
         self.steps_timed += 1
         self.data_seconds += run.data_seconds
@@ -80,7 +88,11 @@ class MetricsHook(Hook):
 
     def _row(self, run: Run) -> dict[str, Any]:
         names = sorted(self.sums)
-        means = (torch.stack([self.sums[name].float() for name in names]) / self.count).tolist()
+        scalars = torch.stack(
+            [*(self.sums[name].float() / self.count for name in names), *(n.float() for n in self.norms)]
+        )
+        numbers = scalars.tolist()  # one way from the device for all
+        means, norms = numbers[: len(names)], [float(f"{norm:.4g}") for norm in numbers[len(names) :]]
         for left_out in run.team.gather(dict(run.loader.left_out)):
             run.loader.left_out.update(left_out)
         now = time.perf_counter()
@@ -91,22 +103,26 @@ class MetricsHook(Hook):
             "epoch": run.epoch,
             "lr": run.solver.lr,
             **dict(zip(names, means, strict=True)),
+            "gradient_norms": norms,
             "images_per_second": run.batch / max(seconds, 1e-9),
             "data_seconds": self.data_seconds / self.steps_timed,
             "memory_mb": peak_memory_mb(run.compute.device),
             "eta_seconds": seconds * (run.max_iter - run.iteration),
             **({"skipped_images": run.loader.skipped} if run.loader.skipped else {}),
         }
-        self.sums, self.count, self.data_seconds = {}, 0, 0.0
+        self.sums, self.norms, self.count, self.data_seconds = {}, [], 0, 0.0
         self.since, self.steps_timed = now, 0
         return row
 
     def state_dict(self) -> dict[str, Any]:
         # Without the running sums the first row after a restart would average other steps.
-        return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "count": self.count}
+        norms = torch.stack(self.norms).cpu() if self.norms else torch.zeros(0)
+        sums = {name: value.cpu() for name, value in self.sums.items()}
+        return {"sums": sums, "norms": norms, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sums, self.count = dict(state["sums"]), state["count"]
+        self.norms = list(state.get("norms", ()))  # absent from checkpoints of earlier versions
 
 
 class ProgressHook(Hook):

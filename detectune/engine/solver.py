@@ -175,21 +175,7 @@ def build_schedule(
     """The schedule of SOLVER for the actual batch: linear scaling and epochs applied, each said in the log."""
     solver = config.SOLVER
     batch = config.TRAIN.IMS_PER_BATCH * num_processes * solver.ACCUMULATE
-    schedule = Schedule(
-        lr_policy=solver.LR_POLICY,
-        base_lr=solver.BASE_LR,
-        max_iter=solver.MAX_ITER,
-        gamma=solver.GAMMA,
-        steps=tuple(solver.STEPS),
-        step_size=solver.STEP_SIZE,
-        lrs=tuple(solver.LRS),
-        lr_final_fraction=solver.LR_FINAL_FRACTION,
-        poly_power=solver.POLY_POWER,
-        one_cycle_peak=solver.ONE_CYCLE_PEAK,
-        warm_up_method=solver.WARM_UP_METHOD,
-        warm_up_iters=solver.WARM_UP_ITERS,
-        warm_up_factor=solver.WARM_UP_FACTOR,
-    )
+    schedule = schedule_of(config)
     check_schedule(schedule)
     schedule, changed = scale_to_batch(schedule, reference_batch=solver.REFERENCE_BATCH, batch=batch)
     if changed:
@@ -204,6 +190,26 @@ def build_schedule(
         )
         schedule = Schedule(**{**schedule.__dict__, "max_iter": max_iter})
     return schedule
+
+
+def schedule_of(config: Config) -> Schedule:
+    """The schedule as SOLVER writes it, before it is scaled to the batch."""
+    solver = config.SOLVER
+    return Schedule(
+        lr_policy=solver.LR_POLICY,
+        base_lr=solver.BASE_LR,
+        max_iter=solver.MAX_ITER,
+        gamma=solver.GAMMA,
+        steps=tuple(solver.STEPS),
+        step_size=solver.STEP_SIZE,
+        lrs=tuple(solver.LRS),
+        lr_final_fraction=solver.LR_FINAL_FRACTION,
+        poly_power=solver.POLY_POWER,
+        one_cycle_peak=solver.ONE_CYCLE_PEAK,
+        warm_up_method=solver.WARM_UP_METHOD,
+        warm_up_iters=solver.WARM_UP_ITERS,
+        warm_up_factor=solver.WARM_UP_FACTOR,
+    )
 
 
 def solver_notices(config: Config) -> list[str]:

@@ -9,30 +9,38 @@ objective.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from detectune.tuner import thresholds as at
+from detectune.tuner.curves import (
+    Curves,
+    best_place,
+    declines,
+    oscillation,
+    rises,
+    saturated_at,
+    still_rising,
+)
 from detectune.tuner.history import Dimension, History, Trial
+from detectune.tuner.regions import position, widened
 
 Level = Literal["PASS", "WARN", "FAIL"]
-Curve = Sequence[tuple[float, float]]  # (step, value), steps rising
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Trial number -> what it logged: the first objective at each evaluation, and the training loss."""
-
-    metric: Mapping[int, Curve] = field(default_factory=dict)
-    loss: Mapping[int, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One answer. `number` is what was compared with a threshold; `advice` is empty for a PASS."""
+    """One answer.
+
+    Attributes:
+        number: what was compared with a threshold.
+        advice: what to do, empty for a PASS.
+        keys: the knobs that it is about.
+        data: what its picture and its command need besides the trials.
+    """
 
     name: str
     level: Level
@@ -40,31 +48,41 @@ class Gate:
     text: str
     advice: str = ""
     keys: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def judge(history: History, curves: Curves) -> list[Gate]:
-    """All gates, in order."""
+def judge(history: History, curves: Curves, confirmed: Mapping[str, Any] | None = None) -> list[Gate]:
+    """All gates, in order. `confirmed` is what `confirm.json` holds, if the best were run again."""
+    above = (confirmed or {}).get("above")
     return [
         boundary(history),
         enough_points(history),
         infeasible(history),
         trouble(history, curves),
+        *([instability(above)] if above else []),
         length(history, curves),
         overfitting(history, curves),
+        saturation(history, curves),
+        question(history, confirmed),
     ]
+
+
+def ranked(history: History) -> list[Trial]:
+    """The complete trials, best first; of equals the earlier."""
+    sign = -1.0 if history.objectives[0].direction == "maximize" else 1.0
+    return sorted((t for t in history.complete if t.values), key=lambda t: sign * _value(t))
 
 
 def best_trials(history: History) -> list[Trial]:
     """The best tenth of the complete trials, four at least, best first."""
-    sign = -1.0 if history.objectives[0].direction == "maximize" else 1.0
-    complete = sorted((t for t in history.complete if t.values), key=lambda t: sign * _value(t))
+    complete = ranked(history)
     return complete[: max(at.BEST_LEAST, math.ceil(at.BEST_FRACTION * len(complete)))]
 
 
 def boundary(history: History) -> Gate:
     """Do the best trials crowd at an edge of a knob's range? Then the range they ask for."""
     best = best_trials(history)
-    found: list[tuple[float, str, str]] = []
+    found: list[tuple[float, dict[str, Any]]] = []
     for dimension in history.space:
         if dimension.choices is not None:
             continue
@@ -73,22 +91,23 @@ def boundary(history: History) -> Gate:
             continue
         for high in (False, True):
             share = sum((1 - p if high else p) <= at.EDGE for p in places) / len(places)
-            if share >= at.EDGE_SHARE:
-                low_end, high_end = widened(dimension, high=high)
+            low, high_end = widened(dimension, high=high)
+            if share >= at.EDGE_SHARE and (low, high_end) != (dimension.low, dimension.high):
                 end = "upper" if high else "lower"
-                found.append(
-                    (share, dimension.key, f"{dimension.key} at its {end} end: {low_end:g} to {high_end:g}")
-                )
+                found.append((share, {"key": dimension.key, "end": end, "low": low, "high": high_end}))
     if not found:
         return Gate("boundary", "PASS", 0.0, "The best trials do not crowd at an edge of the space.")
-    share = max(share for share, _, _ in found)
+    share = max(share for share, _ in found)
+    edges = [edge for _, edge in found]
+    said = [f"{e['key']} at its {e['end']} end: {e['low']:g} to {e['high']:g}" for e in edges]
     return Gate(
         "boundary",
         "FAIL",
         share,
         f"{share:.0%} of the best {len(best)} trials lie at the edge of a range.",
-        "Widen " + "; ".join(text for _, _, text in found) + ".",
-        tuple(key for _, key, _ in found),
+        "Widen " + "; ".join(said) + ".",
+        tuple(edge["key"] for edge in edges),
+        {"edges": edges},
     )
 
 
@@ -129,7 +148,8 @@ def infeasible(history: History) -> Gate:
     advice = (
         f"They lie {side} {dimension.key} = {cut:.3g}: set its {bound} to {cut:.3g}, or try a longer warm-up."
     )
-    return Gate("infeasible", level, fraction, text, advice, (dimension.key,))
+    data = {"key": dimension.key, "cut": cut, "above": above}
+    return Gate("infeasible", level, fraction, text, advice, (dimension.key,), data)
 
 
 def infeasible_from(history: History) -> tuple[Dimension, float, bool] | None:
@@ -211,7 +231,7 @@ def overfitting(history: History, curves: Curves) -> Gate:
     known = [
         curves.metric[t.number] for t in best_trials(history) if len(curves.metric.get(t.number, ())) >= 4
     ]
-    share = sum(_declines(curve, maximize=maximize) for curve in known) / len(known) if known else 0.0
+    share = sum(declines(curve, maximize=maximize) for curve in known) / len(known) if known else 0.0
     if share < at.TROUBLE_SHARE:
         return Gate("overfitting", "PASS", share, "The best trials do not get worse again.")
     text = f"{share:.0%} of the best trials get worse again after their best evaluation."
@@ -220,99 +240,61 @@ def overfitting(history: History, curves: Curves) -> Gate:
     )
 
 
-def position(dimension: Dimension, value: float) -> float:
-    """Where a value lies in its range, 0 to 1, on the knob's scale."""
-    ahead = _transform(dimension)
-    assert dimension.low is not None and dimension.high is not None
-    low, high = ahead(dimension.low), ahead(dimension.high)
-    return (ahead(float(value)) - low) / (high - low)
+def saturation(history: History, curves: Curves) -> Gate:
+    """Do the best trials gain nothing in most of their run? Then trials may be shorter, and more of them."""
+    maximize = history.objectives[0].direction == "maximize"
+    known = [
+        curves.metric[t.number] for t in best_trials(history) if len(curves.metric.get(t.number, ())) >= 8
+    ]
+    if not known:
+        return Gate(
+            "saturation", "PASS", 1.0, "There are too few evaluations to tell where curves level off."
+        )
+    place = median(saturated_at(curve, maximize=maximize) for curve in known)
+    text = f"The best trials gain nothing after {place:.0%} of their run."
+    if place > at.SATURATED:
+        return Gate("saturation", "PASS", place, text)
+    return Gate("saturation", "WARN", place, text, "Shorter trials would tell as much: run more of them.")
 
 
-def widened(dimension: Dimension, *, high: bool) -> tuple[float, float]:
-    """The range, longer at one end by WIDEN of itself on its scale. Legal values are the caller's to respect."""
-    assert dimension.low is not None and dimension.high is not None
-    low_end, high_end = dimension.low, dimension.high
-    if dimension.scale == "log":
-        factor = (high_end / low_end) ** at.WIDEN
-        return (low_end, high_end * factor) if high else (low_end / factor, high_end)
-    if dimension.scale == "one_minus_log":
-        factor = ((1 - low_end) / (1 - high_end)) ** at.WIDEN
-        return (low_end, 1 - (1 - high_end) / factor) if high else (1 - (1 - low_end) * factor, high_end)
-    more = at.WIDEN * (high_end - low_end)
-    return (low_end, high_end + more) if high else (low_end - more, high_end)
+def instability(above: Sequence[Mapping[str, Any]]) -> Gate:
+    """Does training at multiples of the best learning rate break down? `above` is what `confirm.json` says of them.
+
+    Where it does at the first of them, the best rate is the highest that works: what makes training steadier then
+    allows a higher one, and often a better result.
+    """
+    unstable = [run for run in above if run["unstable"]]
+    shown = ", ".join(f"{r['factor']:g}x {'unstable' if r['unstable'] else 'steady'}" for r in above)
+    text = f"Rates above the best: {shown}."
+    data = {"above": list(above)}
+    if not unstable:
+        return Gate("instability", "PASS", math.inf, text, data=data)
+    first = min(float(run["factor"]) for run in unstable)
+    if first > min(at.RATE_FACTORS):
+        return Gate("instability", "PASS", first, text, data=data)
+    advice = "Lengthen the warm-up or clip the gradient, then search higher rates."
+    return Gate("instability", "WARN", first, text, advice, ("SOLVER.BASE_LR",), data)
 
 
-def rises(loss: Curve) -> list[float]:
-    """Steps at which the loss newly stood LOSS_RISE times above its lowest so far."""
-    lowest, risen, found = math.inf, False, []
-    for step, value in loss:
-        lowest = min(lowest, value)
-        high = value > at.LOSS_RISE * lowest
-        if high and not risen:
-            found.append(step)
-        risen = high
-    return found
-
-
-def noise(curve: Curve) -> float:
-    """Standard deviation of a curve around its own course, from its second differences, sqrt(6) times as large."""
-    values = [value for _, value in curve]
-    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
-    return median(bends) / (0.6745 * math.sqrt(6)) if bends else 0.0
-
-
-def oscillation(curve: Curve) -> float:
-    """Noise of the late part of a curve as part of the curve's whole reach."""
-    values = [value for _, value in curve]
-    late = curve[int(at.LATE * len(curve)) :]
-    if len(late) < 5 or max(values) == min(values):
-        return 0.0
-    return noise(late) / (max(values) - min(values))
-
-
-def best_place(curve: Curve, *, maximize: bool) -> float:
-    """Where the best evaluation lies, as part of the run."""
-    best = (max if maximize else min)(curve, key=lambda point: point[1])
-    return best[0] / curve[-1][0]
-
-
-def still_rising(curve: Curve, *, maximize: bool) -> bool:
-    """Whether the best lies in the last TOO_SHORT of the run and that part added more than noise does."""
-    if best_place(curve, maximize=maximize) <= 1 - at.TOO_SHORT:
-        return False
-    sign = 1 if maximize else -1
-    values = [sign * value for _, value in curve]
-    end = curve[-1][0]
-    part = max(1, sum(step > (1 - at.TOO_SHORT) * end for step, _ in curve) // 2)
-    # Means of two stretches, so that one lucky evaluation is no gain: the last, and the one before the last quarter.
-    last = sum(values[-part:]) / part
-    before = values[: -2 * part][-part:]
-    if not before:
-        return False
-    gain = last - sum(before) / len(before)
-    error = noise(curve) * math.sqrt(1 / part + 1 / len(before))
-    return gain > max(at.NOISE_FACTOR * error, at.STILL_RISING * (max(values) - min(values)))
-
-
-def _declines(curve: Curve, *, maximize: bool) -> bool:
-    """Whether the last stretch lies below the best stretch by more than their noise explains."""
-    sign = 1 if maximize else -1
-    values = [sign * value for _, value in curve]
-    part = max(1, len(values) // 5)
-    means = [sum(values[i : i + part]) / part for i in range(len(values) - part + 1)]
-    error = noise(curve) * math.sqrt(2 / part)
-    # The best of many stretches is lucky: twice the factor that a single comparison needs.
-    return max(means) - means[-1] > max(
-        2 * at.NOISE_FACTOR * error, at.STILL_RISING * (max(values) - min(values))
+def question(history: History, confirmed: Mapping[str, Any] | None) -> Gate:
+    """The study's own question, with the noise: is there something better than the base?"""
+    best = ranked(history)
+    if confirmed is None:
+        if not best:
+            return Gate("question", "FAIL", 0.0, "No trial is complete.", "See why they ended as they did.")
+        text = (
+            f"Trial {best[0].number} is the best of {len(best)}, and so perhaps the luckiest: its noise was not "
+            "measured."
+        )
+        return Gate("question", "WARN", 0.0, text, "Run the best again with new seeds.")
+    gain = confirmed.get("gain")
+    number = gain["mean"] if gain else 0.0
+    data = {"confirmed": True}
+    if confirmed["change"]:
+        return Gate("question", "PASS", number, confirmed["conclusion"], data=data)
+    return Gate(
+        "question", "WARN", number, confirmed["conclusion"], "Keep the base configuration.", data=data
     )
-
-
-def _transform(dimension: Dimension) -> Callable[[float], float]:
-    if dimension.scale == "log":
-        return math.log
-    if dimension.scale == "one_minus_log":
-        return lambda value: -math.log(1 - value)
-    return lambda value: value
 
 
 def _value(trial: Trial) -> float:

@@ -39,6 +39,25 @@ class Entry:
         return UserError(f"{self.place}: {sentence}" if self.place else sentence)
 
 
+def read_entry(word: str) -> Entry:
+    """What --knobs says about one knob: KEY, KEY=LOW:HIGH or KEY=LOW:HIGH:SCALE."""
+    key, given, text = word.partition("=")
+    entry = Entry(key, {}, "--knobs")
+    if not given:
+        return entry
+    low, _, rest = text.partition(":")
+    high, _, scale = rest.partition(":")
+    try:
+        ends = {"low": _number(low), "high": _number(high)}
+    except ValueError:
+        raise entry.refuse(f"{word} is no range; write it as {key}=LOW:HIGH or {key}=LOW:HIGH:log.") from None
+    return Entry(key, ends | ({"scale": scale} if scale else {}), "--knobs")
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 def make_space(entries: Sequence[Entry], base: Config) -> Space:
     """The space of `entries` around the configuration `base`.
 

@@ -225,6 +225,18 @@ def from_document(content: Mapping[str, Any]) -> Spec:
     )
 
 
+def read_spec(file: Path) -> Spec:
+    """The record in a study's study.yaml.
+
+    Raises:
+        UserError: if it is not there or cannot be understood.
+    """
+    try:
+        return from_document(read_yaml(read_text(file)).value)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read as a study: {type(error).__name__} {error}.") from error
+
+
 def to_yaml(content: Mapping[str, Any]) -> str:
     """Plain containers as YAML."""
     stream = io.StringIO()

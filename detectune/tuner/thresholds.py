@@ -2,7 +2,7 @@
 
 PLAYBOOK marks figures of the Deep Learning Tuning Playbook (Godbole et al. 2023,
 github.com/google-research/tuning_playbook), used as given. OURS marks what it leaves open: chosen so that studies
-with a known answer are judged rightly (tests/tuner/test_gates.py).
+with a known answer are judged rightly, on other seeds than those it was chosen with (bench/gates.py).
 """
 
 # Boundary: the playbook says "the best points cluster towards the edge" and gives no figure.
@@ -33,4 +33,23 @@ LATE = 0.5  # OURS: the second half of a run is late
 TOO_LONG = 0.1  # PLAYBOOK: best step in the first 10 %: trained far too long
 TOO_SHORT = 0.25  # PLAYBOOK: best step in the last 25 %: perhaps too short
 STILL_RISING = 0.02  # OURS: what the last quarter must add, as part of all that the run gained
+SATURATED = 0.4  # OURS: a run that gains nothing after this part of it
 NOISE_FACTOR = 2.0  # OURS: a difference of this many standard deviations of a curve's noise is one
+
+# Between rounds.
+FIRST_ROUND = 0.4  # OURS: of all trials
+ROUND_LEAST = 4  # OURS: trials of a round
+GOOD_PART = 0.25  # OURS: of the complete trials, by which a range is narrowed ...
+GOOD_LEAST = 5  # OURS: ... but never fewer
+NARROW_MARGIN = 0.15  # OURS: of a range, kept on both sides of the good trials
+NARROW_LEAST = 0.3  # OURS: of a range, kept in any case
+
+# Noise: the playbook asks for it to be measured and gives no figure.
+CONFIDENCE = 0.95  # OURS: of every interval
+MOST_SEEDS = 100  # OURS: a difference that needs more seeds is called none
+
+# Instability above the best rate, and what gradient norms advise.
+RATE_FACTORS = (2.0, 5.0, 10.0)  # PLAYBOOK: look at rates above the best one; OURS: these
+CLIP_PERCENTILE = 0.9  # PLAYBOOK: clip at the 90th percentile of the gradient norms
+CLIPPED_TOO_MANY = 0.5  # PLAYBOOK: more than half of the updates clipped: lower the rate instead
+SETTLED = 1.5  # OURS: norms within this factor of the run's median have settled

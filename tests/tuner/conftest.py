@@ -38,17 +38,25 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tune() -> Tune:
-    """tune("digits.yaml", ..., code=0) runs the command line and returns what it printed; it must end with `code`."""
+def command() -> Tune:
+    """command("tune", "digits.yaml", ..., code=0): what the command line printed; it must end with `code`."""
 
-    def run(*words: str | Path, code: int = 0) -> str:
-        command = [sys.executable, "-m", "detectune", "tune", *map(str, words)]
+    def run(*words: object, code: int = 0) -> str:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-m", "detectune", *map(str, words)],
+            capture_output=True, text=True, check=False, env=environment,
+        )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     return run
+
+
+@pytest.fixture
+def tune(command: Tune) -> Tune:
+    """tune("digits.yaml", ..., code=0) is `detectune tune`."""
+    return lambda *words, code=0: command("tune", *words, code=code)
 
 
 @pytest.fixture

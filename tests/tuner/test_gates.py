@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detectune.tuner import gates
-from detectune.tuner.gates import Curves, Gate
+from detectune.tuner import gates, regions
+from detectune.tuner.curves import Curves
+from detectune.tuner.gates import Gate
 from detectune.tuner.history import Dimension, History, Objective, Space, Trial
 
 RATE = Dimension("SOLVER.BASE_LR", "float", 1e-4, 1.0, "log")
@@ -205,14 +206,15 @@ def test_evaluations_that_swing_late_warn() -> None:
 def test_a_study_without_curves_or_trials_is_judged_all_the_same() -> None:
     empty = History("empty", (Objective("score", "maximize"),), SPACE, {}, ())
     assert [gate.name for gate in gates.judge(empty, Curves())] == [
-        "boundary", "enough points", "infeasible", "optimisation", "length", "overfitting",
+        "boundary", "enough points", "infeasible", "optimisation", "length", "overfitting", "saturation",
+        "question",
     ]  # fmt: skip
     assert all(gate.advice for gate in gates.judge(empty, Curves()) if gate.level != "PASS")
 
 
 def test_places_and_wider_ranges_follow_the_scale() -> None:
-    assert gates.position(RATE, 0.01) == pytest.approx(0.5)
-    assert gates.position(MOMENTUM, 1 - (0.2 * 0.001) ** 0.5) == pytest.approx(0.5)
-    assert gates.widened(RATE, high=True) == pytest.approx((1e-4, 100))
-    assert gates.widened(Dimension("A", "int", 0, 10), high=False) == (-5, 10)
-    assert gates.widened(MOMENTUM, high=True)[1] == pytest.approx(1 - 0.001 / 200**0.5)
+    assert regions.position(RATE, 0.01) == pytest.approx(0.5)
+    assert regions.position(MOMENTUM, 1 - (0.2 * 0.001) ** 0.5) == pytest.approx(0.5)
+    assert regions.widened(RATE, high=True) == pytest.approx((1e-4, 100))
+    assert regions.widened(Dimension("A", "int", 0, 10), high=False) == (-5, 10)
+    assert regions.widened(MOMENTUM, high=True)[1] == pytest.approx(1 - 0.001 / 200**0.5)

@@ -1,0 +1,183 @@
+"""Is the best trial really better? The best few and the base run again with seeds that the search has not seen.
+
+The value with which a trial won is left out: it was chosen for being high. Each comparison carries an interval, made
+wider for as many candidates as there are, so that the luckiest of several equals wins no more often than one alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from detectune.engine.run_directory import RunDirectory, write_text
+from detectune.tuner import thresholds as at
+from detectune.tuner.curves import rises
+from detectune.tuner.gates import ranked
+from detectune.tuner.history import History
+from detectune.tuner.ledger import trial_seed
+from detectune.tuner.noise import difference, pooled_sd
+from detectune.tuner.outcomes import Outcome
+from detectune.tuner.repeats import Repeat, run_repeats, value_of
+from detectune.tuner.study import BASE
+from detectune.tuner.workers import Pool
+
+FORMAT = 1
+FILE = "confirm.json"
+FOLDER = "confirm"
+FIRST_SEED = 1_000_000  # seeds of a study's trials count from 0
+RATE = "SOLVER.BASE_LR"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration over seeds: `params` on top of the base; values in the order of the seeds, None for a run that
+    did not come to its end. The base itself has no `trial`.
+    """
+
+    name: str
+    trial: int | None
+    params: Mapping[str, Any]
+    values: tuple[float | None, ...] = ()
+
+
+def choose(history: History, count: int) -> list[Candidate]:
+    """The base, then the best `count` trials that differ from it and from one another."""
+    chosen = [Candidate("base", None, {})]
+    seen = [dict(history.base)]
+    for trial in ranked(history):
+        settings = {**history.base, **trial.params}
+        if settings not in seen and len(chosen) <= count:
+            seen.append(settings)
+            chosen.append(Candidate(f"trial {trial.number}", trial.number, dict(trial.params)))
+    return chosen
+
+
+def confirm(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    *,
+    metric: str,
+    maximize: bool,
+    seeds: int,
+    study_seed: int,
+    pool: Pool,
+    workers: int,
+    log: Callable[[str], None],
+    factors: Sequence[float] = (),
+    base_rate: float | None = None,
+) -> dict[str, Any]:
+    """Run what is missing below `folder`/confirm, judge, and write `confirm.json`; what it holds.
+
+    Args:
+        folder: with the base configuration; what was run before counts.
+        factors: of the winner's learning rate, which is `base_rate` unless the winner has its own: a run at each.
+    """
+    numbers = [trial_seed(study_seed, FIRST_SEED + i) for i in range(seeds)]
+
+    def repeat(name: str, params: Mapping[str, Any], seed: int) -> Repeat:
+        place = folder / FOLDER / name.replace(" ", "_") / str(seed)
+        return Repeat(name, place, folder / BASE, params, seed)
+
+    repeats = [repeat(c.name, c.params, seed) for seed in numbers for c in candidates]
+    ends = run_repeats(repeats, metric=metric, pool=pool, workers=workers, log=log)
+    measured = [
+        Candidate(
+            c.name, c.trial, c.params, tuple(value_of(ends[i * len(candidates) + k]) for i in range(seeds))
+        )
+        for k, c in enumerate(candidates)
+    ]
+    content = conclude(measured, maximize=maximize) | {
+        "metric": metric,
+        "maximize": maximize,
+        "seeds": numbers,
+    }
+    winner = next((c for c in measured if c.name == content["winner"]), measured[0])
+    rate = winner.params.get(RATE, base_rate)
+    if factors and rate is not None:
+        above = [
+            repeat(f"{winner.name} x{factor:g}", {**winner.params, RATE: rate * factor}, numbers[0])
+            for factor in factors
+        ]
+        ends = run_repeats(above, metric=metric, pool=pool, workers=workers, log=log)
+        content["above"] = [
+            _above(run, end, factor, rate) for run, end, factor in zip(above, ends, factors, strict=True)
+        ]
+    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, Any]:
+    """Who wins, who ties with the winner, and whether it beats the base, the first of `candidates`, beyond noise."""
+    base, others = candidates[0], [c for c in candidates[1:] if None not in c.values]
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "candidates": [_described(c) for c in candidates],
+        "noise": pooled_sd([_known(c) for c in candidates]),
+        "winner": None, "change": False, "gain": None, "ties": [],
+    }  # fmt: skip
+    if not others:
+        return content | {"conclusion": "Keep what you have: no candidate came to its end with every seed."}
+    sign = 1.0 if maximize else -1.0
+    winner = max(others, key=lambda c: sign * fmean(_known(c)))
+    content["winner"] = winner.name
+    ties = [
+        c.name
+        for c in candidates
+        if c is not winner
+        and None not in c.values
+        and difference(_known(c), _known(winner), maximize=maximize).word == "tie"
+    ]
+    content["ties"] = ties
+    mean = f"{_text(winner)} over {len(winner.values)} seeds"
+    if None in base.values:
+        return content | {
+            "change": True,
+            "conclusion": f"Change: {winner.name} reaches {mean}; the base does not come to its end with every seed.",
+        }
+    # Bonferroni: one of several equals is the luckiest.
+    confidence = 1 - (1 - at.CONFIDENCE) / max(1, len(candidates) - 1)
+    gain = difference(_known(base), _known(winner), maximize=maximize, confidence=confidence)
+    content |= {"gain": asdict(gain) | {"word": gain.word}, "change": gain.word == "better"}
+    interval = f"{gain.mean:+.3g} ({confidence:.1%} interval {gain.low:+.3g} to {gain.high:+.3g})"
+    if gain.word == "better":
+        also = [name for name in ties if name != base.name]
+        tied = f" {', '.join(also)} {'ties' if len(also) == 1 else 'tie'} with it." if also else ""
+        said = f"Change: {winner.name} reaches {mean}, the base {_text(base)}: {interval}, more than noise.{tied}"
+    elif gain.word == "worse":
+        said = f"Keep what you have: the base reaches {_text(base)}, the best candidate {_text(winner)}: {interval}."
+    else:
+        said = f"Keep what you have: {winner.name} reaches {mean}, the base {_text(base)}. A tie: {interval} holds 0."
+    return content | {"conclusion": said}
+
+
+def _known(candidate: Candidate) -> list[float]:
+    return [value for value in candidate.values if value is not None]
+
+
+def _text(candidate: Candidate) -> str:
+    values = _known(candidate)
+    return f"{fmean(values):.4g} \u00b1 {stdev(values):.2g}" if len(values) > 1 else f"{values[0]:.4g}"
+
+
+def _described(candidate: Candidate) -> dict[str, Any]:
+    values = _known(candidate)
+    return {
+        "name": candidate.name, "trial": candidate.trial, "params": dict(candidate.params),
+        "values": list(candidate.values),
+        "mean": fmean(values) if values else None,
+        "sd": stdev(values) if len(values) > 1 else None,
+    }  # fmt: skip
+
+
+def _above(run: Repeat, end: Outcome, factor: float, rate: float) -> dict[str, Any]:
+    """How training went at a multiple of the winner's rate."""
+    rows = [row for row in RunDirectory(run.folder).read_metrics() if row.get("kind") == "train"]
+    loss = [(float(row["iteration"]), float(row["loss"])) for row in rows if row.get("loss") is not None]
+    return {
+        "factor": factor, "rate": rate * factor, "state": end.state, "reason": end.reason, "value": value_of(end),
+        "unstable": end.state != "complete" or len(rises(loss)) >= at.RISES,
+    }  # fmt: skip

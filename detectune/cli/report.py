@@ -38,11 +38,14 @@ def write_page(directory: Path) -> Path:
 
 def write_importance(study_dir: Path) -> None:
     """Write `importance.json` from `trials.json`, where there is one: the page reads it and computes nothing."""
+    import optuna
+
     from detectune.engine.run_directory import output_errors, write_text
     from detectune.report.study import read_study
     from detectune.tuner.history import from_json
     from detectune.tuner.importance import importances
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name every resampling
     read_study(study_dir)  # what is wrong with the file is said here, by name
     target = study_dir / "importance.json"
     history = from_json(json.loads((study_dir / "trials.json").read_text()))

@@ -143,7 +143,7 @@ def _record(path: Path, content: Mapping[str, Any], problems: list[str]) -> Stud
         path=path,
         name=str(content.get("name") or path.resolve().name),
         objectives=objectives,
-        knobs=[_knob(row) for row in content["space"]],
+        knobs=[read_knob(row) for row in content["space"]],
         base=dict(content.get("base") or {}),
         trials=sorted(
             (_trial(path, row, objectives[0].metric, problems) for row in content["trials"]),
@@ -155,7 +155,8 @@ def _record(path: Path, content: Mapping[str, Any], problems: list[str]) -> Stud
     )
 
 
-def _knob(row: Mapping[str, Any]) -> SearchedKnob:
+def read_knob(row: Mapping[str, Any]) -> SearchedKnob:
+    """One row of a `space`."""
     return SearchedKnob(
         key=row["key"],
         low=number(row.get("low")),

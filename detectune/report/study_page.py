@@ -22,6 +22,7 @@ from detectune.report.charts import significant, thin
 from detectune.report.page import TEMPLATES, make_environment, show_duration, show_value, write_report
 from detectune.report.study import StudyRecord, StudyTrial, read_study
 from detectune.report.study_statistics import best_of_n, best_so_far, pareto_front, value_limits
+from detectune.report.verdict_view import tie_band, verdict_view
 
 STATE_NAMES = {
     "complete": "complete",
@@ -93,6 +94,7 @@ def render_study(study: StudyRecord, *, live: bool = False) -> str:
             status=status(study),
             facts=facts(study),
             tiles=tiles(study),
+            verdict=verdict_view(study),
             bests=[best_view(study, trial) for trial in shown],
             front=front,
             states=[(s, STATE_NAMES[s], n, STATE_WORDS[s]) for s, n in study.counts.items()],
@@ -246,6 +248,7 @@ def page_data(study: StudyRecord, front: list[StudyTrial]) -> dict[str, Any]:
             for k in study.knobs
         ],
         "trials": [_trial_data(trial, study, zero) for trial in study.trials],
+        "tieBand": tie_band(study),
         "bestSoFar": best_so_far(study),
         "bestOfN": best_of_n([t.values[0] if t.values else None for t in ended], maximize=first.maximize)
         if study.complete

@@ -145,7 +145,7 @@ def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, An
     interval = f"{gain.mean:+.3g} ({confidence:.1%} interval {gain.low:+.3g} to {gain.high:+.3g})"
     if gain.word == "better":
         also = [name for name in ties if name != base.name]
-        tied = f" {', '.join(also)} {'ties' if len(also) == 1 else 'tie'} with it." if also else ""
+        tied = f" It ties with {', '.join(also)}." if also else ""
         said = f"Change: {winner.name} reaches {mean}, the base {_text(base)}: {interval}, more than noise.{tied}"
     elif gain.word == "worse":
         said = f"Keep what you have: the base reaches {_text(base)}, the best candidate {_text(winner)}: {interval}."

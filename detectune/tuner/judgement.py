@@ -18,7 +18,7 @@ from detectune.tuner import thresholds as at
 from detectune.tuner.confirm import FILE as CONFIRMED
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import Gate, best_trials, judge
-from detectune.tuner.history import Dimension, History, from_json
+from detectune.tuner.history import Dimension, History, dimension_as_json, from_json
 from detectune.tuner.study import BASE, TRIALS, VERDICT
 from detectune.tuner.verdict import make_verdict
 
@@ -53,11 +53,14 @@ def read_confirmed(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def describe(gates: Sequence[Gate], history: History, folder: Path) -> dict[str, Any]:
-    """{"gates", "conclusion", "next"}; the first gate that is not passed says what to do next."""
-    rows = [as_row(gate, history, folder) for gate in gates]
+def describe(gates: Sequence[Gate], history: History, folder: Path, *, first: int = 0) -> dict[str, Any]:
+    """{"judged", "gates", "conclusion", "next"}; the first gate that is not passed says what to do next.
+
+    `first` is the number that the history's first trial has for the reader, who may see several rounds as one.
+    """
+    rows = [as_row(gate, history, folder, first=first) for gate in gates]
     return {
-        "judged": len(history.trials),
+        "judged": about(history, first=first),
         "gates": rows,
         "conclusion": rows[-1]["text"],
         "next": what_next(rows),
@@ -70,9 +73,16 @@ def what_next(rows: Sequence[dict[str, Any]]) -> dict[str, str] | None:
     return first and {"gate": first["name"], "advice": first["advice"], "command": first["command"]}
 
 
-def as_row(gate: Gate, history: History, folder: Path) -> dict[str, Any]:
+def about(history: History, *, first: int = 0) -> dict[str, Any]:
+    """What was judged: trials `first` and on, in this space, when there were `total`."""
+    count = len(history.trials)
+    space = [dimension_as_json(dimension) for dimension in history.space]
+    return {"first": first, "count": count, "total": first + count, "space": space}
+
+
+def as_row(gate: Gate, history: History, folder: Path, *, first: int = 0) -> dict[str, Any]:
     """A gate as verdict.json has it: with its command and the numbers of the trials that it calls the best."""
-    best = [trial.number for trial in best_trials(history)]
+    best = [first + trial.number for trial in best_trials(history)]
     row = asdict(gate) | {"command": next_command(gate, history, folder), "best": best}
     return row | {"keys": list(gate.keys), "number": gate.number if math.isfinite(gate.number) else None}
 

@@ -28,7 +28,7 @@ from detectune.tuner.confirm import Candidate, choose, confirm
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import judge, question
 from detectune.tuner.history import Dimension, History, Space, Trial, as_json
-from detectune.tuner.judgement import ROUNDS, as_row, describe, what_next
+from detectune.tuner.judgement import ROUNDS, about, as_row, describe, what_next
 from detectune.tuner.lengths import shortened
 from detectune.tuner.narrowing import next_space
 from detectune.tuner.session import held, run_study, seconds_spent
@@ -112,6 +112,7 @@ def run_rounds(
                 shortened(base, short, searched=space.keys), place, workers=workers, log=log, make_pool=make_pool,
                 changed=changed,
             )  # fmt: skip
+            earlier = sum(len(part.history.trials) for part in done)
             gates = judge(history, read_curves(place, history))[:-1]  # the question comes last, once
             done.append(Done(place.name, history, short))
             space, changes = next_space(history)
@@ -119,7 +120,7 @@ def run_rounds(
                 {
                     "round": number, "folder": place.name, "trials": count, "length": short,
                     "space": as_document(replace(spec, space=history.space))["space"],
-                    "gates": [as_row(gate, history, place) for gate in gates],
+                    "gates": [as_row(gate, history, place, first=earlier) for gate in gates],
                     "changes": [] if last else [asdict(change) | {"text": str(change)} for change in changes],
                 }
             )  # fmt: skip
@@ -220,7 +221,8 @@ def _finish(
     history = merged(spec, base, done)
     last = done[-1]
     gates = judge(last.history, read_curves(folder / last.folder, last.history), confirmed)[:-1]
-    rows = describe([*gates, question(history, confirmed)], last.history, folder / last.folder)
+    first = len(history.trials) - len(last.history.trials)
+    rows = describe([*gates, question(history, confirmed)], last.history, folder / last.folder, first=first)
     verdict = _write(folder, spec, base, done, records) | rows
     verdict |= {"rounds": records, "confirmed": confirmed}
     target = folder / WINNER
@@ -269,7 +271,9 @@ def _write(
     write_text(folder / ROUNDS, json.dumps({"format": FORMAT, "rounds": records}, indent=1) + "\n")
     verdict = make_verdict(history)
     gates = records[-1]["gates"]
-    verdict |= {"judged": len(history.trials), "gates": gates, "next": what_next(gates), "rounds": records}
+    last = done[-1].history
+    judged = about(last, first=len(history.trials) - len(last.trials))
+    verdict |= {"judged": judged, "gates": gates, "next": what_next(gates), "rounds": records}
     write_text(folder / VERDICT, json.dumps(verdict, indent=2) + "\n")
     return verdict
 

@@ -21,6 +21,7 @@ SPACE: list[dict[str, Any]] = [
      "role": "nuisance", "condition": {"SOLVER.TYPE": ["sgd"]}},
     {"key": "SOLVER.WARM_UP_ITERS", "type": "int", "low": 0, "high": 200, "scale": "linear", "role": "nuisance"},
 ]  # fmt: skip
+EMPTY = dict.fromkeys(("low", "high", "choices", "condition")) | {"scale": "linear"}
 BASE = {
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.WEIGHT_DECAY": 1e-4,
@@ -134,7 +135,7 @@ def write_study(
         "format": 1,
         "name": "made up",
         "objectives": objectives,
-        "space": SPACE,
+        "space": [EMPTY | row for row in SPACE],
         "base": BASE,
         "trials": rows,
     }

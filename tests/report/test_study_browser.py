@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from made_study import write_study
+from made_verdict import write_judged, write_rounds
 from visits import Visit, contrast
 
 from detectune.report.server import make_server
@@ -164,3 +165,50 @@ def test_a_live_page_takes_over_what_changed_and_keeps_what_the_viewer_chose(bro
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("make", [write_judged, write_rounds])
+def test_the_verdict_fits_and_its_pictures_can_be_read(browser, tmp_path: Path, make, width: int) -> None:
+    visit = Visit(browser, write_study_report(make(tmp_path / "s")), width=width)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.page.evaluate("document.querySelectorAll('details.gate').forEach(gate => { gate.open = true; })")
+    sizes = visit.page.evaluate(
+        "[...document.querySelectorAll('.gate-picture')].map(p => [p.getBoundingClientRect().width, p.clientHeight])"
+    )
+    assert len(sizes) == 9 and all(wide > 250 and high > 30 for wide, high in sizes)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    labels = """[...document.querySelectorAll('.gate-picture')].every(picture => {
+        const boxes = [...picture.querySelectorAll('text')].map(t => t.getBoundingClientRect());
+        return boxes.every((a, i) => boxes.slice(i + 1).every(b =>
+            a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 2 || b.bottom <= a.top + 2));
+    })"""
+    assert visit.page.evaluate(labels), "labels of a picture run into each other"
+    assert visit.messages == []
+
+
+def test_the_noise_is_a_band_in_each_knobs_chart_and_in_the_history(browser, tmp_path: Path) -> None:
+    visit = Visit(browser, write_study_report(write_judged(tmp_path / "s")))
+    knobs = len(read_study(tmp_path / "s").knobs)
+    assert (
+        marks(visit, "#isolation .tie-band") == knobs and marks(visit, "[data-draw=history] .tie-band") == 1
+    )
+
+
+def test_the_next_command_is_copied(browser, tmp_path: Path) -> None:
+    visit = Visit(browser, write_study_report(write_judged(tmp_path / "s", confirmed=False)))
+    button = visit.page.locator(".next button.copy")
+    assert button.get_attribute("data-text").startswith("detectune tune ")
+    button.click()
+    assert visit.messages == []
+
+
+def test_the_verdict_can_be_read_in_both_schemes(browser, tmp_path: Path) -> None:
+    file = write_study_report(write_judged(tmp_path / "s"))
+    for scheme in ("light", "dark"):
+        visit = Visit(browser, file, scheme=scheme)
+        for level in {
+            e.get_attribute("class").split("l-")[1] for e in visit.page.query_selector_all("span.level")
+        }:
+            shade = visit.style(f"span.level.l-{level}", "backgroundColor")
+            assert contrast(visit.style(f"span.level.l-{level}", "color"), shade) >= 4.5, (scheme, level)

@@ -45,6 +45,14 @@ function trialMark(plot, trial, x, value, y, best) {
   plot.marks.push({ trial: trial.number, x, y: at });
 }
 
+// Values that one run cannot tell from the best, where the noise was measured.
+function tieBand(plot, data, y) {
+  if (!data.tieBand) return;
+  const inside = (v) => Math.min(Math.max(y.at(v), TOP - 4), plot.height - BOTTOM);
+  const [top, bottom] = [inside(data.tieBand.high), inside(data.tieBand.low)];
+  element("rect", { class: "tie-band", x: LEFT, y: top, width: plot.width - LEFT - RIGHT, height: Math.max(1, bottom - top) }, plot.svg);
+}
+
 // The value that a trial is drawn at; of a pruned or running one, the last known.
 function valueOf(trial, objective) {
   if (trial.values) return trial.values[objective];
@@ -85,6 +93,7 @@ function drawIsolation(plot, data, view) {
   }
   const base = knob.base === null || knob.base === undefined ? NaN : x.place(knob.base);
   if (base >= 0 && base <= 1) element("line", { class: "base", x1: x.at(knob.base), x2: x.at(knob.base), y1: TOP, y2: bottom }, plot.svg);
+  if (view.objective === 0) tieBand(plot, data, y);
   const best = bestOf(data, view.objective);
   for (const trial of inDrawingOrder(data, view.objective)) {
     if (!(knob.key in trial.params)) continue;
@@ -98,6 +107,7 @@ function drawHistory(plot, data, view) {
   const last = Math.max(1, ...data.trials.map((t) => t.number));
   const x = linearScale(0, last, LEFT + 6, plot.width - RIGHT - 6);
   axes(plot, x, y, { xTicks: x.ticks.filter(([v]) => Number.isInteger(v)), xName: "trial" });
+  tieBand(plot, data, y);
   const steps = data.bestSoFar;
   if (steps.length) {
     const path = steps.map(([n, v], i) => (i ? `H${x.at(n)}V${y.at(v)}` : `M${x.at(n)} ${y.at(v)}`)).join("");

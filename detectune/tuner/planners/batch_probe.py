@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from detectune.errors import UserError
@@ -62,7 +63,7 @@ def main(file: str, batch: int, steps: int) -> None:
     from detectune.config.load import load_config
     from detectune.engine.run_directory import RunDirectory
     from detectune.engine.starting import start_run
-    from detectune.engine.trainer import train_step
+    from detectune.engine.trainer import AnyBatch, train_step
     from detectune.tuner.outcomes import is_out_of_memory
     from detectune.tuner.trial_program import peak_memory
 
@@ -72,7 +73,7 @@ def main(file: str, batch: int, steps: int) -> None:
         try:
             with directory.held():
                 run = start_run(config, directory, log=lambda _: None, found=None)
-            batches = iter(run.loader)
+            batches: Iterator[AnyBatch] = iter(run.loader)
             run.model.train()
             for step in range(WARM_UP + steps):
                 if step == WARM_UP:

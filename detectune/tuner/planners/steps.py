@@ -87,4 +87,4 @@ def fit_scale(curve: Curve, *, maximize: bool) -> float | None:
 def _rounded(steps: float) -> int:
     """Two significant digits, upwards."""
     unit = 10 ** max(0, math.floor(math.log10(max(1.0, steps))) - 1)
-    return math.ceil(steps / unit - 1e-9) * unit
+    return int(math.ceil(steps / unit - 1e-9) * unit)

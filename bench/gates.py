@@ -68,7 +68,7 @@ class World:
 def study(world: World, seed: int) -> tuple[History, Curves, np.random.Generator]:
     """A study of that world."""
     draws = np.random.default_rng([FIRST_SEED, seed])
-    points = qmc.Sobol(len(SPACE), scramble=True, rng=np.random.default_rng([FIRST_SEED, seed, 1])).random(
+    points = qmc.Sobol(len(SPACE), scramble=True, seed=np.random.default_rng([FIRST_SEED, seed, 1])).random(
         64
     )[:TRIALS]
     t = np.arange(1, EVALUATIONS + 1) / EVALUATIONS

@@ -158,8 +158,11 @@ def _confirm(
 ) -> dict[str, Any] | None:
     """Run the best again, and at full length the winner; None if there is no trial to run again."""
     objective, last = spec.objectives[0], done[-1]
-    alike = [part for part in done if part.length == last.length]
-    candidates = choose(merged(spec, base, alike), plan.finalists)
+    # Trials of another length are no match for the last round's.
+    alike = tuple(f"{part.folder}/" for part in done if part.length == last.length)
+    history = merged(spec, base, done)
+    trials = tuple(trial for trial in history.trials if trial.run.startswith(alike))
+    candidates = choose(replace(history, trials=trials), plan.finalists)
     if len(candidates) == 1:
         return None
     log(f"Confirmation: {len(candidates) - 1} trials and the base, {plan.seeds} new seeds each")
@@ -223,6 +226,8 @@ def _finish(
     gates = judge(last.history, read_curves(folder / last.folder, last.history), confirmed)[:-1]
     first = len(history.trials) - len(last.history.trials)
     rows = describe([*gates, question(history, confirmed)], last.history, folder / last.folder, first=first)
+    if last.length < 1:  # that short trials are short is no news: the comparison was made at full length
+        rows["next"] = what_next([row for row in rows["gates"] if row["name"] != "length"])
     verdict = _write(folder, spec, base, done, records) | rows
     verdict |= {"rounds": records, "confirmed": confirmed}
     target = folder / WINNER

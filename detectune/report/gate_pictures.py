@@ -211,7 +211,7 @@ def intervals(confirmed: Mapping[str, Any]) -> Markup | None:
     name_width = 78
 
     def at(value: float) -> float:
-        return name_width + (value - low) / (high - low) * (WIDTH - RIGHT - name_width)
+        return float(name_width + (value - low) / (high - low) * (WIDTH - RIGHT - name_width))
 
     bottom = 30 * len(rows) + 6
     base = rows[0][1]

@@ -57,7 +57,7 @@ def run_repeats(
     running: dict[int, float] = {}  # number -> since when it has been asked to stop; 0 while it has not
     faults: dict[int, int] = {}
     halt: Halt | None = None
-    with catch_interrupts(says=()) as interrupt:
+    with catch_interrupts() as interrupt:
         while running or (waiting and halt is None and not interrupt.pending()):
             stopping = interrupt.pending() or halt is not None
             for slot in [] if stopping else pool.free():

@@ -35,7 +35,7 @@ SPACE = Space(
         Dimension("SOLVER.WEIGHT_DECAY", "float", 1e-6, 1e-2, "log", role="nuisance"),
     )
 )
-FIRST_SEED = 7_000_000
+FIRST_SEED = 8_000_000
 TRIALS, EVALUATIONS, SEEDS, FINALISTS = 40, 20, 3, 3
 SPREAD = 0.02  # noise of one run's score, whose range over the space is about 0.5
 Shape = Callable[[np.ndarray], np.ndarray]

@@ -76,6 +76,7 @@ def confirm(
         folder: with the base configuration; what was run before counts.
         factors: of the winner's learning rate, which is `base_rate` unless the winner has its own: a run at each.
     """
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     numbers = [trial_seed(study_seed, FIRST_SEED + i) for i in range(seeds)]
 
     def repeat(name: str, params: Mapping[str, Any], seed: int) -> Repeat:

@@ -123,9 +123,9 @@ def saturated_at(curve: Curve, *, maximize: bool) -> float:
     values = [sign * value for _, value in curve]
     part = max(1, len(values) // 5)
     means = [sum(values[i : i + part]) / part for i in range(len(values) - part + 1)]
-    reach = max(
-        at.NOISE_FACTOR * noise(curve) * math.sqrt(2 / part), at.STILL_RISING * (max(values) - min(values))
-    )
+    # The last of many stretches that fell below the end was unlucky: twice the factor, as in `declines`.
+    error = 2 * at.NOISE_FACTOR * noise(curve) * math.sqrt(2 / part)
+    reach = max(error, at.STILL_RISING * (max(values) - min(values)))
     below = [i for i, mean in enumerate(means) if mean < means[-1] - reach]
     # The stretch after the last one that was lower; what counts is where it ends.
     first = below[-1] + 1 if below else 0

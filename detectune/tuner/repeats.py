@@ -113,9 +113,8 @@ def _job(number: int, repeat: Repeat, *, metric: str, workers: int) -> Job:
         number=number,
         run=str(repeat.folder),
         base=str(repeat.base),
-        sampled={},
+        sampled=dict(repeat.settings),
         settings={
-            **repeat.settings,
             "RNG_SEED": repeat.seed,
             "OUTPUT_DIR": str(repeat.folder),
             "TRAIN.AUTO_RESUME": True,

@@ -79,7 +79,7 @@ def test_they_are_ordinary_runs_in_their_order_and_lost_ones_are_taken_up(repeat
     assert [value_of(end) for end in ends] == [0.5, None] and ends[1].state == "infeasible"
     assert [job.settings["RNG_SEED"] for job in pool.jobs] == [1, 1, 1, 2]
     job = pool.jobs[0]
-    assert job.settings["SOLVER.BASE_LR"] == 0.2 and job.sampled == {} and not job.asks
+    assert job.sampled == {"SOLVER.BASE_LR": 0.2} and not job.asks
     assert job.run == job.settings["OUTPUT_DIR"] == str(repeats[0].folder)
 
 

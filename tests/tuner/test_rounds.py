@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from detectune.config.load import load_config
+from detectune.tuner.history import from_json
+from detectune.tuner.narrowing import next_space
 from detectune.tuner.rounds import Plan
 
 Command = Callable[..., str]
-ROUNDS = ("--knobs", "SOLVER.BASE_LR", "--rounds", 2, "--trials", 9, "--short", 0.5, "--confirm", 1, "--seeds", 3,
+ROUNDS = ("--knobs", "SOLVER.BASE_LR", "--rounds", 2, "--trials", 13, "--short", 0.5, "--confirm", 1, "--seeds", 3,
           "--output", "study", "--workers", 2, "SOLVER.BASE_LR=0.0005")  # fmt: skip
 
 
@@ -36,14 +38,16 @@ def test_a_bad_rate_is_mended_and_the_same_command_trains_nothing_twice(
     assert winner.SOLVER.MAX_ITER == 60, "the winner is for a full run"
     text = (folder / "winner.yaml").read_text()
     assert "\u00b1" in text and "SOLVER.BASE_LR: 0.0005 ->" in text
-    assert [part["trials"] for part in verdict["rounds"]] == [4, 5]
+    assert [part["trials"] for part in verdict["rounds"]] == [5, 8]
     trials = json.loads((folder / "trials.json").read_text())["trials"]
-    assert [trial["number"] for trial in trials] == list(range(9))
+    assert [trial["number"] for trial in trials] == list(range(13))
     for trial in trials:
         short = load_config(folder / trial["run"] / "config.yaml")
         assert short.SOLVER.MAX_ITER == 30 and trial["params"]["SOLVER.BASE_LR"] == short.SOLVER.BASE_LR
-    space = json.loads((folder / "round_2" / "trials.json").read_text())["space"][0]
-    assert [space["low"], space["high"]] == list(verdict["rounds"][0]["changes"][0]["after"])
+    first, second = (from_json(json.loads((folder / f"round_{n}/trials.json").read_text())) for n in (1, 2))
+    expected, changes = next_space(first)
+    assert second.space == expected and second.space != first.space
+    assert verdict["rounds"][0]["changes"][0]["text"] == str(changes[0])
     final = json.loads((folder / "final" / "confirm.json").read_text())
     assert final["change"] and len(final["candidates"]) == 2 and len(final["seeds"]) == 3
     assert set(final["seeds"]).isdisjoint(trial["seed"] for trial in trials)

@@ -2,6 +2,7 @@
 
 python bench/exports.py            # all, about a minute each on one core
 python bench/exports.py "R-FCN"    # those whose name contains all words; the other rows of the result stay
+python bench/exports.py --missing  # those that the result does not have yet
 
 Networks are the baselines of Detectron in configs/, made narrower, with random weights that tell regions apart; the
 images are noise of four shapes. Nothing is timed.
@@ -123,21 +124,26 @@ def differences(family: str, geometry: str, suffix: str, folder: Path) -> dict[s
 
 
 def main(words: list[str]) -> None:
+    """Rows are written one by one, so a run that was interrupted goes on where it was: see `--missing`."""
+    file = RESULTS / "exports.json"
+    only_missing = "--missing" in words
+    words = [word for word in words if word != "--missing"]
     rows: dict[str, Any] = {}
+    if file.is_file() and (words or only_missing):
+        rows = json.loads(file.read_text())["rows"]
+    packages = {name: version(name) for name in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")}
+    said = {"command": "python bench/exports.py", "machine": platform.machine(), **packages, "seeds": [0, 1]}
     with tempfile.TemporaryDirectory() as folder:
         for family in FAMILIES:
             for geometry in GEOMETRIES:
                 suffixes = (".pt2", ".onnx") if geometry in IN_ONNX.get(family, GEOMETRIES[:1]) else (".pt2",)
                 for suffix in suffixes:
                     name = f"{family}, {geometry}, {suffix}"
-                    if all(word in name for word in words):
-                        rows[name] = differences(family, geometry, suffix, Path(folder))
-                        print(name, rows[name], flush=True)
-    packages = {name: version(name) for name in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")}
-    file = RESULTS / "exports.json"
-    before = json.loads(file.read_text())["rows"] if words and file.is_file() else {}
-    said = {"command": "python bench/exports.py", "machine": platform.machine(), **packages, "seeds": [0, 1]}
-    file.write_text(json.dumps({**said, "rows": before | rows}, indent=1) + "\n")
+                    if not all(word in name for word in words) or (only_missing and name in rows):
+                        continue
+                    rows[name] = differences(family, geometry, suffix, Path(folder))
+                    print(name, rows[name], flush=True)
+                    file.write_text(json.dumps({**said, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pydantic import PositiveFloat
 
 from detectune.config.knob import Section, among, knob, log
 
+PartNorm = Literal["auto", "none", "frozen", "batch", "group"]
+
 
 class ResNets(Section):
     """The residual network."""
@@ -258,6 +260,13 @@ class Fpn(Section):
         stage="architecture",
         search=among(False, True),
         source="Wu & He 2018 (arXiv:1803.08494)",
+    )
+    NORM: PartNorm = knob(
+        "auto",
+        "Normalisation of the pyramid's convolutions: none, group, batch or a frozen affine; `auto` follows USE_GN.",
+        kind="architecture",
+        stage="architecture",
+        source="ours; Wu & He 2018 (arXiv:1803.08494)",
     )
 
 

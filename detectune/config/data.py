@@ -22,6 +22,14 @@ class Input(Section):
         unit="grey levels",
         source="ours",
     )
+    WEIGHTS_COLOURS: Literal["auto", "BGR", "RGB"] = knob(
+        "auto",
+        "Which order of colours the first layer of detectron2's weights reads, where a model is loaded from them. "
+        "`auto` is BGR, as its model zoo has it, or RGB where the file says that torchvision made it.",
+        kind="data",
+        stage="training",
+        source="ours",
+    )
     BRIGHTNESS: float = knob(
         0.0,
         "Training images are made brighter or darker by a random factor within 1 plus or minus this. "

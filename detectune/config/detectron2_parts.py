@@ -1,16 +1,21 @@
-"""detectron2's keys that become something else here: names of bodies and heads, lists of features, schedules."""
+"""detectron2's keys that become something else here: names of bodies, lists of features, schedules."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from detectune.config.detectron2_heads import (
+    BODY_NORMS,
+    FPN_BODIES,
+    box_losses,
+    heads,
+    note_statistics,
+    part_norm,
+)
 from detectune.config.detectron2_keys import RETINANET_RENAMED, Part, Translation, same
 
 DEPTHS = (18, 34, 50, 101, 152)
-NORMS = {"FrozenBN": "frozen", "BN": "batch", "SyncBN": "batch", "GN": "group"}
-POOLERS = {"ROIAlignV2": "RoIAlign", "ROIPool": "RoIPoolF"}
 ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
-FPN_BODIES = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 STAGE_FEATURES = {"res4": "conv4", "res5": "conv5"}
 
 
@@ -36,14 +41,25 @@ def family(said: Translation) -> None:
     )
     classes = "MODEL.RETINANET.NUM_CLASSES" if retinanet else "MODEL.ROI_HEADS.NUM_CLASSES"
     said.put("MODEL.NUM_CLASSES", 2 if proposals_only else said[classes] + 1, classes)
-    said.put("PIXEL_MEANS", [[list(said["MODEL.PIXEL_MEAN"])]], "MODEL.PIXEL_MEAN")
     if not heads:
         for theirs, ours in (("MASK_ON", "MASK_ON"), ("KEYPOINT_ON", "KEYPOINTS_ON")):
             said.put(f"MODEL.{ours}", False, f"MODEL.{theirs}")
     if not retinanet:
         said.put("TEST.NMS", said["MODEL.ROI_HEADS.NMS_THRESH_TEST"], "MODEL.ROI_HEADS.NMS_THRESH_TEST")
-    if said["INPUT.FORMAT"] != "BGR":
-        said.refuse("INPUT.FORMAT", "weights whose first layer reads other colours than blue, green, red")
+    _colours(said)
+
+
+def _colours(said: Translation) -> None:
+    """Means and deviations come in the order that the first layer reads, and are kept as blue, green, red here."""
+    order, key = said["INPUT.FORMAT"], "INPUT.FORMAT"
+    if order not in ("BGR", "RGB"):
+        said.refuse(key, "images in other colours than BGR or RGB")
+        return
+    step = 1 if order == "BGR" else -1
+    said.put("PIXEL_MEANS", [[list(said["MODEL.PIXEL_MEAN"])[::step]]], "MODEL.PIXEL_MEAN")
+    said.put("INPUT.PIXEL_STDS", list(said["MODEL.PIXEL_STD"])[::step], "MODEL.PIXEL_STD")
+    if order == "RGB":
+        said.put("INPUT.WEIGHTS_COLOURS", "RGB", key)
 
 
 def body(said: Translation) -> None:
@@ -74,20 +90,16 @@ def body(said: Translation) -> None:
         dilated = said["MODEL.RESNETS.RES5_DILATION"] > 1
         said.put("RPN.STRIDE", 32 if last == "res5" and not dilated else 16, "MODEL.RESNETS.OUT_FEATURES")
     norm = said["MODEL.RESNETS.NORM"]
-    if norm not in NORMS:
-        said.refuse("MODEL.RESNETS.NORM", f"a body without norms or with others than {', '.join(NORMS)}")
+    if norm not in BODY_NORMS:
+        said.refuse("MODEL.RESNETS.NORM", f"a body without norms or with others than {', '.join(BODY_NORMS)}")
     else:
-        said.put("RESNETS.NORM", NORMS[norm], "MODEL.RESNETS.NORM")
-    if norm == "SyncBN":
-        said.note("MODEL.RESNETS.NORM", "batch statistics are each process's own, as with BN")
+        said.put("RESNETS.NORM", BODY_NORMS[norm], "MODEL.RESNETS.NORM")
+        note_statistics(said, "MODEL.RESNETS.NORM")
     _widths(said, bottleneck=depth >= 50)
 
 
 def _pyramid(said: Translation) -> None:
-    norm = said["MODEL.FPN.NORM"]
-    if norm not in ("", "GN"):
-        said.refuse("MODEL.FPN.NORM", "another norm in the pyramid than GN")
-    said.put("FPN.USE_GN", norm == "GN", "MODEL.FPN.NORM")
+    part_norm(said, "MODEL.FPN.NORM", "FPN.NORM")
     retinanet = said["MODEL.BACKBONE.NAME"] == "build_retinanet_resnet_fpn_backbone"
     said.put("FPN.EXTRA_CONV_LEVELS", retinanet, "MODEL.BACKBONE.NAME")
     first = "res3" if retinanet else "res2"
@@ -191,95 +203,6 @@ def _retinanet(said: Translation) -> None:
     said.put("RETINANET.ANCHOR_SCALE", int(scale), key)
 
 
-def heads(said: Translation) -> None:
-    """MODEL.ROI_HEADS and the heads on regions."""
-    if said["MODEL.META_ARCHITECTURE"] != "GeneralizedRCNN":
-        return
-    kind, key = said["MODEL.ROI_HEADS.NAME"], "MODEL.ROI_HEADS.NAME"
-    if kind not in ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads"):
-        said.refuse(
-            key, "heads of their own kind (Res5ROIHeads, StandardROIHeads and CascadeROIHeads are here)"
-        )
-        return
-    said.put("MODEL.CASCADE_ON", kind == "CascadeROIHeads", key)
-    if kind == "Res5ROIHeads":
-        said.put("FAST_RCNN.ROI_BOX_HEAD", "ResNet.add_ResNet_roi_conv5_head", key)
-    else:
-        _box_head(said)
-    _poolers(said)
-    if said["MODEL.MASK_ON"]:
-        _mask_head(said, shared=kind == "Res5ROIHeads")
-    if said["MODEL.KEYPOINT_ON"]:
-        _keypoint_head(said)
-
-
-def _box_head(said: Translation) -> None:
-    convs, fcs = said["MODEL.ROI_BOX_HEAD.NUM_CONV"], said["MODEL.ROI_BOX_HEAD.NUM_FC"]
-    norm, key = said["MODEL.ROI_BOX_HEAD.NORM"], "MODEL.ROI_BOX_HEAD.NORM"
-    if said["MODEL.ROI_BOX_HEAD.NAME"] not in ("FastRCNNConvFCHead", ""):
-        said.refuse("MODEL.ROI_BOX_HEAD.NAME", "another box head than FastRCNNConvFCHead")
-    if norm not in ("", "GN"):
-        said.refuse(key, "another norm in the box head than GN")
-    if (convs, fcs) == (0, 2):
-        name = "fast_rcnn_heads.add_roi_2mlp_head"
-    elif convs > 0 and fcs == 1:
-        name = f"fast_rcnn_heads.add_roi_Xconv1fc_{'gn_' if norm == 'GN' else ''}head"
-        said.put("FAST_RCNN.NUM_STACKED_CONVS", convs, "MODEL.ROI_BOX_HEAD.NUM_CONV")
-    else:
-        meaning = f"a box head of {convs} convolutions and {fcs} fully connected layers (2 of these, or any and 1, are)"
-        said.refuse("MODEL.ROI_BOX_HEAD.NUM_FC", meaning)
-        return
-    said.put("FAST_RCNN.ROI_BOX_HEAD", name, "MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC", key)
-
-
-def _poolers(said: Translation) -> None:
-    used = {"BOX": ("FAST_RCNN", True), "MASK": ("MRCNN", said["MODEL.MASK_ON"])}
-    used["KEYPOINT"] = ("KRCNN", said["MODEL.KEYPOINT_ON"])
-    for head, (section, on) in used.items():
-        key = f"MODEL.ROI_{head}_HEAD.POOLER_TYPE"
-        if not on:
-            continue
-        if said[key] not in POOLERS:
-            said.refuse(
-                key, "a RoIAlign without the shift by half a cell; MODEL.GEOMETRY detectron has one, but"
-            )
-            continue
-        said.put(f"{section}.ROI_XFORM_METHOD", POOLERS[said[key]], key)
-
-
-def _mask_head(said: Translation, *, shared: bool) -> None:
-    convs, norm = said["MODEL.ROI_MASK_HEAD.NUM_CONV"], said["MODEL.ROI_MASK_HEAD.NORM"]
-    side = said["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"]
-    key = "MODEL.ROI_MASK_HEAD.NUM_CONV"
-    names = {(4, ""): "v1up4convs", (4, "GN"): "v1up4convs_gn", (2, ""): "v1up"}
-    if shared and convs == 0:
-        name, side = "v0upshare", said["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] // 2
-        said.put("MRCNN.ROI_XFORM_RESOLUTION", 2 * side, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION")
-    elif not shared and (convs, norm) in names:
-        name = names[convs, norm]
-    else:
-        said.refuse(key, f"a mask head of {convs} convolutions (4, also with GN, or 2 are here; none on C4)")
-        return
-    said.put(
-        "MRCNN.ROI_MASK_HEAD", f"mask_rcnn_heads.mask_rcnn_fcn_head_{name}", key, "MODEL.ROI_MASK_HEAD.NORM"
-    )
-    said.put("MRCNN.RESOLUTION", 2 * side, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
-    agnostic = "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"
-    said.put("MRCNN.CLS_SPECIFIC_MASK", not said[agnostic], agnostic)
-
-
-def _keypoint_head(said: Translation) -> None:
-    widths, key = list(said["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"]), "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"
-    if not widths or len(set(widths)) > 1:
-        said.refuse(key, "a keypoint head whose convolutions differ in width")
-        return
-    said.put("KRCNN.ROI_KEYPOINTS_HEAD", "keypoint_rcnn_heads.add_roi_pose_head_v1convX", "MODEL.KEYPOINT_ON")
-    said.put("KRCNN.NUM_STACKED_CONVS", len(widths), key)
-    said.put("KRCNN.CONV_HEAD_DIM", widths[0], key)
-    resolution = "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION"
-    said.put("KRCNN.HEATMAP_SIZE", 4 * said[resolution], resolution)
-
-
 def sampling(said: Translation) -> None:
     """Overlaps from which anchors and proposals count."""
     low, high = said["MODEL.RPN.IOU_THRESHOLDS"]
@@ -356,4 +279,4 @@ def machine(said: Translation) -> None:
         said.note("VERSION", "keys are read as those of version 2, so names that changed since are unknown")
 
 
-PARTS: tuple[Part, ...] = (family, body, anchors, heads, sampling, pixels, solver, views, machine)
+PARTS: tuple[Part, ...] = (family, body, anchors, heads, box_losses, sampling, pixels, solver, views, machine)

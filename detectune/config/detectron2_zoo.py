@@ -79,6 +79,33 @@ _GN = {
     "MODEL.ROI_BOX_HEAD.NORM": "GN",
     "MODEL.ROI_MASK_HEAD.NORM": "GN",
 }
+_SYNC_BN = _GN | {
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    "MODEL.RESNETS.NORM": "SyncBN",
+    "MODEL.FPN.NORM": "SyncBN",
+    "MODEL.ROI_BOX_HEAD.NORM": "SyncBN",
+    "MODEL.ROI_MASK_HEAD.NORM": "SyncBN",
+    "TEST.PRECISE_BN.ENABLED": True,
+}
+_SCRATCH = {"MODEL.WEIGHTS": "", "MODEL.BACKBONE.FREEZE_AT": 0}
+_SCRATCH_9X = _SCRATCH | {
+    "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
+    "SOLVER.IMS_PER_BATCH": 64,
+    "SOLVER.BASE_LR": 0.08,
+    "SOLVER.STEPS": [187500, 197500],
+    "SOLVER.MAX_ITER": 202500,
+    "TEST.EVAL_PERIOD": 2500,
+}
+_LIKE_DETECTRON = {
+    "MODEL.RPN.SMOOTH_L1_BETA": 0.1111,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,
+    **{
+        f"MODEL.ROI_{head}_HEAD.{key}": value
+        for head in ("BOX", "MASK", "KEYPOINT")
+        for key, value in (("POOLER_SAMPLING_RATIO", 2), ("POOLER_TYPE", "ROIAlign"))
+    },
+}
+_ONE_SCALE = {"INPUT.MIN_SIZE_TRAIN": [800]}
 _R101 = {"MODEL.RESNETS.DEPTH": 101, "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl"}
 _X101 = {
     "MODEL.RESNETS.DEPTH": 101,
@@ -118,6 +145,23 @@ ZOO: dict[str, dict[str, Any]] = {
     "Misc/cascade_mask_rcnn_R_50_FPN_1x": {**_FPN, **_MASKS, **_CASCADE},
     "Misc/cascade_mask_rcnn_R_50_FPN_3x": {**_FPN, **_MASKS, **_CASCADE, **_3X},
     "Misc/mask_rcnn_R_50_FPN_3x_gn": {**_FPN, **_MASKS, **_3X, **_GN},
+    "Misc/mask_rcnn_R_50_FPN_3x_syncbn": {**_FPN, **_MASKS, **_3X, **_SYNC_BN},
+    "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": {**_FPN, **_MASKS, **_3X, **_GN, **_SCRATCH},
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": {**_FPN, **_MASKS, **_GN, **_SCRATCH_9X},
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": {**_FPN, **_MASKS, **_SYNC_BN, **_SCRATCH_9X},
+    "PascalVOC-Detection/faster_rcnn_R_50_C4": {
+        **_C4,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 20,
+        "INPUT.MIN_SIZE_TRAIN": [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+        "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"],
+        "DATASETS.TEST": ["voc_2007_test"],
+        "SOLVER.STEPS": [12000, 16000],
+        "SOLVER.MAX_ITER": 18000,
+        "SOLVER.WARMUP_ITERS": 100,
+    },
+    "Detectron1-Comparisons/faster_rcnn_R_50_FPN_noaug_1x": {**_FPN, **_LIKE_DETECTRON, **_ONE_SCALE},
+    "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x": {**_FPN, **_MASKS, **_LIKE_DETECTRON, **_ONE_SCALE},
+    "Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x": {**_FPN, **_PEOPLE, **_LIKE_DETECTRON},
 }
 """Name -> keys that differ from detectron2's defaults."""
 

@@ -6,7 +6,12 @@ from typing import Literal
 
 from pydantic import PositiveFloat
 
+from detectune.config.backbone import PartNorm
 from detectune.config.knob import Section, among, knob, linear, log
+
+CropMethod = Literal["RoIPoolF", "RoIAlign", "RoIAlignUnshifted"]
+
+BoxLoss = Literal["smooth_l1", "giou"]
 
 BoxHead = Literal[
     "",
@@ -79,10 +84,11 @@ class FastRcnn(Section):
         search=linear(1, 6),
         source="Wu & He 2018 (arXiv:1803.08494), section 4.2",
     )
-    ROI_XFORM_METHOD: Literal["RoIPoolF", "RoIAlign"] = knob(
+    ROI_XFORM_METHOD: CropMethod = knob(
         "RoIPoolF",
         "How a region is cut out of the features: RoIAlign interpolates, RoIPoolF rounds to whole "
-        "cells. RoIAlign is more precise everywhere.",
+        "cells. RoIAlign is more precise everywhere. RoIAlignUnshifted leaves away the half cell by which "
+        "MODEL.GEOMETRY detectron2 shifts RoIAlign, for weights that learnt without.",
         kind="architecture",
         stage="training",
         source="He et al. 2017 (arXiv:1703.06870), section 3; Girshick 2015 (arXiv:1504.08083), section 2.1",
@@ -109,7 +115,23 @@ class FastRcnn(Section):
         search=among(5, 7, 14),
         source="Girshick 2015 (arXiv:1504.08083), section 2.1",
     )
-
+    NORM: PartNorm = knob(
+        "auto",
+        "Normalisation behind the convolutions of an Xconv head; `auto` follows the head's name (`_gn`). `batch` needs "
+        "many regions per device, which a head has; in a test it keeps training's statistics.",
+        kind="architecture",
+        stage="architecture",
+        source="ours; Wu & He 2018 (arXiv:1803.08494), section 4.2",
+    )
+    BOX_LOSS: BoxLoss = knob(
+        "smooth_l1",
+        "What a box is taught by: each of four scaled distances (`smooth_l1`), or 1 minus the generalised overlap of "
+        "the boxes themselves (`giou`), which weighs small and large boxes alike.",
+        kind="loss",
+        stage="training",
+        search=among("smooth_l1", "giou"),
+        source="ours; Rezatofighi et al. 2019 (arXiv:1902.09630)",
+    )
     SMOOTH_L1_BETA: float = knob(
         -1.0,
         "Where the box loss turns from squared to absolute error, in units of the scaled targets. 0 is the absolute "
@@ -144,7 +166,14 @@ class MaskRcnn(Section):
         ge=1,
         source="He et al. 2017 (arXiv:1703.06870), section 3",
     )
-    ROI_XFORM_METHOD: Literal["RoIPoolF", "RoIAlign"] = knob(
+    NORM: PartNorm = knob(
+        "auto",
+        "Normalisation behind the convolutions of the mask head; `auto` follows the head's name (`_gn`).",
+        kind="architecture",
+        stage="architecture",
+        source="ours; Wu & He 2018 (arXiv:1803.08494), section 4.2",
+    )
+    ROI_XFORM_METHOD: CropMethod = knob(
         "RoIAlign",
         "How a region is cut out of the features for its mask. RoIPoolF's rounding costs masks "
         "several points of AP.",
@@ -376,7 +405,7 @@ class KeypointRcnn(Section):
         stage="inference",
         search=among("bbox", "logit", "prob"),
     )
-    ROI_XFORM_METHOD: Literal["RoIPoolF", "RoIAlign"] = knob(
+    ROI_XFORM_METHOD: CropMethod = knob(
         "RoIAlign",
         "How a region is cut out of the features for its keypoints. RoIPoolF's rounding costs several "
         "points of AP.",

@@ -42,6 +42,7 @@ ConvBody = Literal[
     "ResNet.add_ResNet50_conv5_body",
     "ResNet.add_ResNet101_conv4_body",
     "ResNet.add_ResNet101_conv5_body",
+    "ResNet.add_ResNet152_conv4_body",
     "ResNet.add_ResNet152_conv5_body",
     "VGG16.add_VGG16_conv5_body",
     "VGG_CNN_M_1024.add_VGG_CNN_M_1024_conv5_body",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import PositiveFloat
 
+from detectune.config.heads import BoxLoss
 from detectune.config.knob import Section, among, knob, linear, log
 
 
@@ -86,6 +87,14 @@ class RetinaNet(Section):
         ge=0,
         search=log(0.01, 1.0),
         source="Girshick 2015 (arXiv:1504.08083), equation 3",
+    )
+    BOX_LOSS: BoxLoss = knob(
+        "smooth_l1",
+        "What boxes are taught by; see FAST_RCNN.BOX_LOSS.",
+        kind="loss",
+        stage="training",
+        search=among("smooth_l1", "giou"),
+        source="ours; Rezatofighi et al. 2019 (arXiv:1902.09630)",
     )
     PRE_NMS_TOP_N: int = knob(
         1000,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import PositiveFloat, PositiveInt
 
-from detectune.config.knob import Section, among, knob
+from detectune.config.heads import BoxLoss
+from detectune.config.knob import Section, among, knob, linear
 
 
 class Rpn(Section):
@@ -48,4 +49,32 @@ class Rpn(Section):
         min_length=1,
         search=among((1.0,), (0.5, 1.0, 2.0), (0.33, 0.5, 1.0, 2.0, 3.0)),
         source="Ren et al. 2015 (arXiv:1506.01497), section 3.1.1",
+    )
+    NUM_CONVS: int = knob(
+        1,
+        "Convolutions (3x3) before the network's predictors, on every level. torchvision's second generation has 2.",
+        kind="architecture",
+        stage="architecture",
+        unit="layers",
+        ge=1,
+        search=linear(1, 3),
+        source="ours; Ren et al. 2015 (arXiv:1506.01497), section 3.1",
+    )
+    BOX_LOSS: BoxLoss = knob(
+        "smooth_l1",
+        "What the boxes of proposals are taught by; see FAST_RCNN.BOX_LOSS.",
+        kind="loss",
+        stage="training",
+        search=among("smooth_l1", "giou"),
+        source="ours; Rezatofighi et al. 2019 (arXiv:1902.09630)",
+    )
+    SMOOTH_L1_BETA: float = knob(
+        -1.0,
+        "Where the box loss of proposals turns from squared to absolute error. 0 is the absolute error alone; -1 takes "
+        "what MODEL.GEOMETRY's system does (1/9, 0 and 1/9).",
+        kind="loss",
+        stage="training",
+        ge=-1,
+        search=among(0.0, 0.1, 0.5, 1.0),
+        source="ours; Girshick 2015 (arXiv:1504.08083), equation 3",
     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from detectune.config.norms import box_head_norm, mask_head_norm, pyramid_norm
 from detectune.config.tree import Config
 
 Rule = Callable[[Config], Iterator[str]]
@@ -241,10 +242,26 @@ def _group_norm(config: Config) -> Iterator[str]:
         return
     model = config.MODEL
     normalised = {
-        "FPN.DIM": config.FPN.USE_GN and config.FPN.FPN_ON,
-        "FAST_RCNN.CONV_HEAD_DIM": config.FAST_RCNN.ROI_BOX_HEAD.endswith("_gn_head"),
-        "MRCNN.DIM_REDUCED": model.MASK_ON and config.MRCNN.ROI_MASK_HEAD.endswith("_gn"),
+        "FPN.DIM": pyramid_norm(config) == "group" and config.FPN.FPN_ON,
+        "FAST_RCNN.CONV_HEAD_DIM": box_head_norm(config) == "group"
+        and "Xconv1fc" in config.FAST_RCNN.ROI_BOX_HEAD,
+        "MRCNN.DIM_REDUCED": model.MASK_ON and mask_head_norm(config) == "group",
     }
+    for section, key, value in (
+        ("FPN", "USE_GN True", config.FPN.USE_GN),
+        (
+            "FAST_RCNN",
+            f"ROI_BOX_HEAD {config.FAST_RCNN.ROI_BOX_HEAD}",
+            config.FAST_RCNN.ROI_BOX_HEAD.endswith("_gn_head"),
+        ),
+        ("MRCNN", f"ROI_MASK_HEAD {config.MRCNN.ROI_MASK_HEAD}", config.MRCNN.ROI_MASK_HEAD.endswith("_gn")),
+    ):
+        norm = getattr(config, section).NORM
+        if value and norm not in ("auto", "group"):
+            yield (
+                f"{section}.NORM is {norm} but {section}.{key} asks for group normalisation; set {section}.NORM to "
+                "auto, or change the other."
+            )
     name, unit = ("NUM_GROUPS", groups) if groups > 0 else ("DIM_PER_GP", size)
     for key, applies in normalised.items():
         section, _, field = key.partition(".")

@@ -221,6 +221,7 @@ def build_loader(
         download_cache=config.DOWNLOAD_CACHE,
         proposal_files=_proposal_files(config, names, training=training),
         proposal_limit=None if training else config.TEST.PROPOSAL_LIMIT,
+        proposal_treatment="detectron" if config.MODEL.GEOMETRY == "detectron" else "detectron2",
     )
     dialect = config.MODEL.GEOMETRY
     if training:

@@ -2,6 +2,8 @@
 
 `.pkl`  {'boxes': [float32 [P, 4] for each image], 'scores': [float32 [P]], 'ids': [image id], 'cfg': text}; boxes are
         inclusive (x2 is the last pixel) in pixels of the original image. Older files say 'indexes' for 'ids'.
+        detectron2's say 'objectness_logits' for 'scores' and have a 'bbox_mode' instead of 'cfg'; their boxes are
+        continuous, and of the mode 1 (x, y, width, height) or 0 (corners).
 `.npz`  numpy's archive of `image_ids` int64 [I], `counts` int64 [I], `boxes` float32 [sum of counts, 4] in the order of
         the images, and `scores` float32 [sum of counts] or none. Boxes are continuous (x2 = x1 + width).
 
@@ -114,7 +116,7 @@ def _from_pickle(path: Path) -> Proposals:
     if not isinstance(content, dict):
         raise DataError(f"{path}: a {WHAT} is a dict with 'boxes' and 'ids', not a {type(content).__name__}.")
     ids = content.get("indexes", content.get("ids"))
-    boxes, scores = content.get("boxes"), content.get("scores")
+    boxes, scores = content.get("boxes"), content.get("scores", content.get("objectness_logits"))
     if isinstance(ids, np.ndarray):
         ids = list(ids.ravel())
     if not isinstance(ids, (list, tuple)) or not isinstance(boxes, (list, tuple)):
@@ -127,6 +129,8 @@ def _from_pickle(path: Path) -> Proposals:
         )
     image_ids = [_image_id(path, value) for value in ids]
     table = [_array(path, i, own, (4,)) for i, own in zip(image_ids, boxes, strict=True)]
+    if "objectness_logits" in content or "bbox_mode" in content:
+        table = [_inclusive(path, own, content.get("bbox_mode", 0)) for own in table]
     if not isinstance(scores, (list, tuple)) or not scores:
         return Proposals(image_ids, table, None)
     values = [_array(path, i, own, ()) for i, own in zip(image_ids, scores, strict=True)]
@@ -134,6 +138,17 @@ def _from_pickle(path: Path) -> Proposals:
         if len(own) != len(value):
             raise DataError(f"{path}: image {image_id} has {len(own)} proposals and {len(value)} scores.")
     return Proposals(image_ids, table, values)
+
+
+def _inclusive(path: Path, boxes: np.ndarray, mode: Any) -> np.ndarray:
+    """detectron2's boxes [P, 4] as Detectron has them."""
+    if mode not in (0, 1):
+        raise DataError(
+            f"{path}: bbox_mode is {mode!r}; 0 (corners) and 1 (x, y, width, height) can be read."
+        )
+    if mode == 1:
+        boxes = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
+    return boxes - np.array([0, 0, 1, 1], dtype=np.float32)
 
 
 def _from_archive(path: Path) -> Proposals:

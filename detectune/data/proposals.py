@@ -1,9 +1,10 @@
-"""Ready-made proposals of records, treated as Detectron does before it trains or tests a model without an RPN.
+"""Ready-made proposals of records, treated as Detectron or detectron2 does where a model has no RPN.
 
-Clipped to the image; of those that are equal after rounding to whole pixels the first stays; sides must be longer than
-MIN_SIDE; then the first `limit` are taken, in the order of the file and not by score. All that is done on inclusive
-boxes (x2 is the last pixel); the records get continuous ones. For training, proposals that lie in crowd regions are
-left out, since they are neither examples nor background.
+As Detectron: clipped to the image; of those that are equal after rounding to whole pixels the first stays; sides must
+be longer than MIN_SIDE; then the first `limit` are taken, in the order of the file and not by score. All that is done
+on inclusive boxes (x2 is the last pixel); the records get continuous ones. As detectron2: best first, clipped, and of
+those that are not empty the first `limit`. For training, proposals that lie in crowd regions are left out, since they
+are neither examples nor background.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,10 +25,13 @@ from detectune.ops.boxes import clip_boxes, unique_boxes
 from detectune.structures import Record
 
 TO_CONTINUOUS = np.array([0, 0, 1, 1], dtype=np.float32)
+Treatment = Literal["detectron", "detectron2"]
 MIN_SIDE = 2.0  # pixels; Detectron's min_proposal_size
 
 
-def attach_proposals(records: Sequence[Record], path: Path, *, limit: int | None) -> list[Record]:
+def attach_proposals(
+    records: Sequence[Record], path: Path, *, limit: int | None, treatment: Treatment = "detectron"
+) -> list[Record]:
     """The records of one data set with the proposals that `path` has for their image ids.
 
     Raises:
@@ -45,11 +50,16 @@ def attach_proposals(records: Sequence[Record], path: Path, *, limit: int | None
     attached = []
     for record in records:
         boxes, scores = found[original_image_id(record.image_id)]
-        rows = usable_rows(boxes, record.height, record.width, limit=limit)
+        if treatment == "detectron":
+            rows = usable_rows(boxes, record.height, record.width, limit=limit)
+            inside = _clipped(boxes[rows], record.height, record.width) + TO_CONTINUOUS
+        else:
+            rows = best_rows(boxes, scores, record.height, record.width, limit=limit)
+            inside = _clipped(boxes[rows] + TO_CONTINUOUS, record.height, record.width, offset=0.0)
         attached.append(
             replace(
                 record,
-                proposals=_clipped(boxes[rows], record.height, record.width) + TO_CONTINUOUS,
+                proposals=inside,
                 proposal_scores=None if scores is None else scores[rows],
             )
         )
@@ -63,6 +73,16 @@ def usable_rows(boxes: np.ndarray, height: int, width: int, *, limit: int | None
     rows = first.numpy()
     sides = clipped[rows, 2:] - clipped[rows, :2] + 1
     return np.asarray(rows[(sides > MIN_SIDE).all(axis=1)][:limit])
+
+
+def best_rows(
+    boxes: np.ndarray, scores: np.ndarray | None, height: int, width: int, *, limit: int | None
+) -> np.ndarray:
+    """int64 [K]: which of the inclusive boxes [P, 4] detectron2 uses, best first if there are scores [P]."""
+    order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
+    clipped = _clipped(boxes[order] + TO_CONTINUOUS, height, width, offset=0.0)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    return np.asarray(order[(sides > 0).all(axis=1)][:limit])
 
 
 def without_crowds(record: Record, *, thresh: float) -> Record:
@@ -89,9 +109,9 @@ def covered_part(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     return np.asarray(common / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)[:, None])
 
 
-def _clipped(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+def _clipped(boxes: np.ndarray, height: int, width: int, *, offset: float = 1.0) -> np.ndarray:
     sizes = torch.tensor([height, width])
-    return np.asarray(clip_boxes(torch.from_numpy(boxes), sizes, offset=1.0).numpy())
+    return np.asarray(clip_boxes(torch.from_numpy(boxes), sizes, offset=offset).numpy())
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ import numpy as np
 from detectune.data.datasets import resolve_dataset
 from detectune.data.formats import read_places
 from detectune.data.problems import Problems
-from detectune.data.proposals import attach_proposals
+from detectune.data.proposals import Treatment, attach_proposals
 from detectune.data.shapes import DatasetPaths
 from detectune.errors import DataError
 from detectune.structures import ClassInfo, Record
@@ -40,10 +40,12 @@ def load_datasets(
     download_cache: str = "",
     proposal_files: Sequence[Path] = (),
     proposal_limit: int | None = None,
+    proposal_treatment: Treatment = "detectron",
 ) -> tuple[list[Record], ClassInfo, list[str]]:
     """The joined records, their classes, and one sentence for each problem that was mended.
 
-    `proposal_files` has one file for each name, or none; records then have at most `proposal_limit` proposals.
+    `proposal_files` has one file for each name, or none; records then have at most `proposal_limit` proposals, as
+    `proposal_treatment` chooses them.
 
     `DataError` for what cannot be mended, or if the model needs outlines or keypoints and there are none.
     """
@@ -51,7 +53,7 @@ def load_datasets(
     found, class_info, problems = _read(tuple(places), tuple(_stamp(place.annotations) for place in places))
     if proposal_files:
         found = tuple(
-            tuple(attach_proposals(own, path, limit=proposal_limit))
+            tuple(attach_proposals(own, path, limit=proposal_limit, treatment=proposal_treatment))
             for own, path in zip(found, proposal_files, strict=True)
         )
     records = [record for own in found for record in own]

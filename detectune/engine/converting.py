@@ -28,6 +28,9 @@ from detectune.weights.writing import (
 FORMATS = {
     "detectune": (".safetensors",), "detectron": (".pkl",), "detectron2": (".pkl", ".pth"), "torchvision": (".pth",),
 }  # fmt: skip
+_BOX_WEIGHTS = {"MODEL": {"BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0]}}
+"""What a configuration must tell Detectron, which takes 1 where it is missing; these are everybody's."""
+
 _NO_DIVISION = (1.0, 1.0, 1.0)
 
 
@@ -119,7 +122,7 @@ def _detectron(loaded: Loaded) -> bytes:
     return detectron_pickle(
         loaded.state,
         momentum=loaded.momentum,
-        cfg=detectron_cfg({}) if cfg is None else cfg,
+        cfg=detectron_cfg(_BOX_WEIGHTS) if cfg is None else cfg,
         keypoint_upscale=upscale,
         pixel_stds=stds,
     )

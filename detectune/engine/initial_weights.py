@@ -15,7 +15,7 @@ from torch import nn
 
 from detectune.engine.run_directory import atomic_file, output_errors
 from detectune.errors import WeightsError
-from detectune.weights.files import read_weights
+from detectune.weights.files import Colours, read_weights
 from detectune.weights.last_stage import place_last_stage
 from detectune.weights.native import FitReport, fit_weights
 
@@ -25,14 +25,14 @@ CLASS_LAYERS = re.compile(
 POINT_LAYER = "keypoint_head.predictor."
 
 
-def load_initial_weights(model: nn.Module, path: Path) -> str:
-    """Put the weights at `path` into `model`, and say in a sentence what was taken.
+def load_initial_weights(model: nn.Module, path: Path, *, colours: Colours = "auto") -> str:
+    """Put the weights at `path` into `model`, and say in a sentence what was taken; `colours` as for `read_weights`.
 
     Raises:
         WeightsError: if the file cannot be read, nothing in it belongs to the model, or shapes differ
         elsewhere than in the class layers.
     """
-    state, _ = read_weights(path)
+    state, _ = read_weights(path, colours=colours)
     report = fit_weights(model, place_last_stage(state, model.state_dict()))
     wrong = [entry for entry in report.mismatched if not is_other_classes(*entry)]
     if wrong:

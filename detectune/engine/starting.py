@@ -182,7 +182,7 @@ def build_model(
             config, num_classes=len(class_info) + 1, num_keypoints=len(class_info.keypoint_names) or None
         )
     if config.TRAIN.WEIGHTS:
-        log(load_initial_weights(model, initial_weights(config)))
+        log(load_initial_weights(model, initial_weights(config), colours=config.INPUT.WEIGHTS_COLOURS))
     model = compute.place(model)
     if team.size > 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         if compute.device.type == "cuda":

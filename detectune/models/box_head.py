@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detectune.models.layers import Conv, NormFactory, gaussian, linear, msra, xavier
 from detectune.models.targets import Regions
 from detectune.ops.boxes import DELTA_CLIP, decode_boxes, encode_boxes
-from detectune.ops.losses import box_regression_loss, softmax_cross_entropy
+from detectune.ops.losses import BoxLoss, box_regression_loss, generalized_iou_loss, softmax_cross_entropy
 from detectune.structures import Targets
 
 
@@ -33,6 +33,7 @@ class BoxLearner(nn.Module):
         num_classes: K.
         agnostic: one box for all classes.
         box_weights: see `ops.boxes.encode_boxes`.
+        box_loss: what boxes learn from.
         beta: of the smooth L1 loss.
         offset: 1 if boxes are inclusive.
         delta_clip: limit of predicted log sides; see `ops.boxes.decode_boxes`.
@@ -44,13 +45,15 @@ class BoxLearner(nn.Module):
         num_classes: int,
         agnostic: bool = False,
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
+        box_loss: BoxLoss = "smooth_l1",
         beta: float = 0.0,
         offset: float = 0.0,
         delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__()
         self.num_classes, self.agnostic = num_classes, agnostic
-        self.box_weights, self.beta, self.offset, self.delta_clip = box_weights, beta, offset, delta_clip
+        self.box_weights, self.box_loss, self.beta = box_weights, box_loss, beta
+        self.offset, self.delta_clip = offset, delta_clip
 
     def losses(self, out: BoxOutput, regions: Regions, targets: Targets) -> dict[str, Tensor]:
         """loss_cls and loss_bbox, both over the number of regions (told as count_*), and counters."""
@@ -60,16 +63,19 @@ class BoxLearner(nn.Module):
         with torch.no_grad():
             objects = targets.boxes[regions.image_index, regions.gt_index]
             boxes, objects = regions.measured(regions.boxes), regions.measured(objects)
-            wanted = encode_boxes(boxes, objects, weights=self.box_weights, offset=self.offset)
             right = (out.logits.argmax(1) == regions.labels) & regions.valid
             learnt = regions.is_fg if regions.has_box is None else regions.is_fg & regions.has_box
         num_images = targets.labels.shape[0]
+        if self.box_loss == "giou":
+            moved = self.refine(out.deltas, boxes, regions.labels)
+            loss_box = generalized_iou_loss(moved, objects, learnt, offset=self.offset, normalizer=count)
+        else:
+            wanted = encode_boxes(boxes, objects, weights=self.box_weights, offset=self.offset)
+            deltas = self.deltas_of(out.deltas, regions.labels)
+            loss_box = box_regression_loss(deltas, wanted, learnt, beta=self.beta, normalizer=count)
         return {
             "loss_cls": loss_cls,
-            "loss_bbox": box_regression_loss(
-                self.deltas_of(out.deltas, regions.labels), wanted, learnt,
-                beta=self.beta, normalizer=count,
-            ),
+            "loss_bbox": loss_box,
             "count_cls": num_valid,
             "count_bbox": num_valid,
             "count_box_accuracy": num_valid,
@@ -98,7 +104,7 @@ class BoxHead(BoxLearner):
     Xconv1fc head (Wu and He 2018; Detectron).
 
     Args:
-        num_classes, agnostic, box_weights, beta, offset, delta_clip: see `BoxLearner`.
+        num_classes, agnostic, box_weights, box_loss, beta, offset, delta_clip: see `BoxLearner`.
     """
 
     def __init__(
@@ -113,13 +119,14 @@ class BoxHead(BoxLearner):
         fc_dims: Sequence[int] = (1024, 1024),
         agnostic: bool = False,
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
+        box_loss: BoxLoss = "smooth_l1",
         beta: float = 0.0,
         offset: float = 0.0,
         delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__(
-            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset,
-            delta_clip=delta_clip,
+            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, box_loss=box_loss, beta=beta,
+            offset=offset, delta_clip=delta_clip,
         )  # fmt: skip
         self.num_convs, self.num_fcs = num_convs, len(fc_dims)
         channels = in_channels
@@ -149,7 +156,7 @@ class StageBoxHead(BoxLearner):
     Args:
         stage: region features [R, C, M, M] to [R, C', M', M'].
         channels: C'.
-        num_classes, agnostic, box_weights, beta, offset, delta_clip: see `BoxLearner`.
+        num_classes, agnostic, box_weights, box_loss, beta, offset, delta_clip: see `BoxLearner`.
     """
 
     def __init__(
@@ -160,13 +167,14 @@ class StageBoxHead(BoxLearner):
         num_classes: int,
         agnostic: bool = False,
         box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0),
+        box_loss: BoxLoss = "smooth_l1",
         beta: float = 0.0,
         offset: float = 0.0,
         delta_clip: float = DELTA_CLIP,
     ) -> None:
         super().__init__(
-            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, beta=beta, offset=offset,
-            delta_clip=delta_clip,
+            num_classes=num_classes, agnostic=agnostic, box_weights=box_weights, box_loss=box_loss, beta=beta,
+            offset=offset, delta_clip=delta_clip,
         )  # fmt: skip
         self.res5 = stage
         self.cls_score = linear(channels, num_classes, gaussian(0.01))

@@ -10,7 +10,7 @@ from torch import nn
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models import vgg
-from detectune.models.build_parts import build_body_norm, build_group_norm, unsupported
+from detectune.models.build_parts import build_body_norm, build_part_norm, unsupported
 from detectune.models.fpn import ExtraLevels, Fpn
 from detectune.models.layers import Initializer, NormFactory, msra, xavier
 from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels, make_stage
@@ -41,7 +41,7 @@ class ResNetKind(NamedTuple):
 RESNETS: dict[str, ResNetKind] = (
     {f"FPN.add_fpn_ResNet{d}_conv5_body": ResNetKind(d, 5, "all levels") for d in DEPTHS}
     | {f"FPN.add_fpn_ResNet{d}_conv5_P2only_body": ResNetKind(d, 5, "finest level") for d in (50, 101, 152)}
-    | {f"ResNet.add_ResNet{d}_conv4_body": ResNetKind(d, 4) for d in (18, 34, 50, 101)}
+    | {f"ResNet.add_ResNet{d}_conv4_body": ResNetKind(d, 4) for d in DEPTHS}
     | {f"ResNet.add_ResNet{d}_conv5_body": ResNetKind(d, 5) for d in DEPTHS}
 )
 
@@ -158,7 +158,7 @@ def _pyramid(config: Config, channels: Mapping[int, int], levels: tuple[int, int
         dim=pyramid.DIM,
         min_level=finest,
         max_level=coarsest,
-        norm=build_group_norm(config) if pyramid.USE_GN else None,
+        norm=build_part_norm(config, "pyramid"),
         zero_init_lateral=pyramid.ZERO_INIT_LATERAL,
         extra=extra,
     )

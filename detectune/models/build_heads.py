@@ -8,7 +8,7 @@ from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.box_head import BoxHead, StageBoxHead
 from detectune.models.build_bodies import build_last_stage, last_stage
-from detectune.models.build_parts import build_group_norm, unsupported
+from detectune.models.build_parts import build_part_norm, unsupported
 from detectune.models.geometry import Geometry
 from detectune.models.keypoint_head import KeypointHead, PoseRule
 from detectune.models.layers import Initializer, gaussian, msra, xavier
@@ -17,10 +17,10 @@ from detectune.ops.keypoints import keypoint_sigmas
 
 STAGE_BOX_HEAD = "ResNet.add_ResNet_roi_conv5_head"
 
-FC_BOX_HEADS: dict[str, tuple[bool, bool]] = {  # name -> (convolutions as NUM_STACKED_CONVS, group norm)
-    "fast_rcnn_heads.add_roi_2mlp_head": (False, False),
-    "fast_rcnn_heads.add_roi_Xconv1fc_head": (True, False),
-    "fast_rcnn_heads.add_roi_Xconv1fc_gn_head": (True, True),
+FC_BOX_HEADS: dict[str, bool] = {  # name -> convolutions as NUM_STACKED_CONVS
+    "fast_rcnn_heads.add_roi_2mlp_head": False,
+    "fast_rcnn_heads.add_roi_Xconv1fc_head": True,
+    "fast_rcnn_heads.add_roi_Xconv1fc_gn_head": True,
 }
 
 VGG_BOX_HEADS: dict[
@@ -35,13 +35,12 @@ class MaskKind(NamedTuple):
     """What a mask head has in front of its transposed convolution."""
 
     num_convs: int
-    group_norm: bool = False
     stage: Literal["none", "own", "shared"] = "none"  # the network's fifth stage
 
 
 MASK_HEADS: dict[str, MaskKind] = {
     "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs": MaskKind(4),
-    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs_gn": MaskKind(4, group_norm=True),
+    "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs_gn": MaskKind(4),
     "mask_rcnn_heads.mask_rcnn_fcn_head_v1up": MaskKind(2),
     "mask_rcnn_heads.mask_rcnn_fcn_head_v0up": MaskKind(0, stage="own"),
     "mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare": MaskKind(0, stage="shared"),
@@ -76,13 +75,13 @@ def build_box_head(
         return BoxHead(channels, resolution, fc_dims=fc_dims, **learning), resolution
     if name not in FC_BOX_HEADS:
         raise unsupported("FAST_RCNN.ROI_BOX_HEAD", name, [*FC_BOX_HEADS, STAGE_BOX_HEAD, *VGG_BOX_HEADS])
-    has_convs, with_group_norm = FC_BOX_HEADS[name]
+    has_convs = FC_BOX_HEADS[name]
     built = BoxHead(
         channels,
         resolution,
         num_convs=head.NUM_STACKED_CONVS if has_convs else 0,
         conv_dim=head.CONV_HEAD_DIM,
-        norm=build_group_norm(config) if with_group_norm else None,
+        norm=build_part_norm(config, "box head") if has_convs else None,
         fc_dims=(head.MLP_HEAD_DIM,) * (1 if has_convs else 2),
         **learning,
     )
@@ -122,7 +121,7 @@ def build_mask_head(
         num_convs=kind.num_convs,
         dim=head.DIM_REDUCED,
         dilation=head.DILATION,
-        norm=build_group_norm(config) if kind.group_norm else None,
+        norm=build_part_norm(config, "mask head"),
         init=init,
         upsample_init=gaussian(0.001) if kind.stage == "own" else init,
         predictor_init=init if head.CLS_SPECIFIC_MASK else gaussian(0.001),

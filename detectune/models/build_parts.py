@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
+from detectune.config.norms import box_head_norm, mask_head_norm, pyramid_norm
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.models.detections import SoftSuppression, Voting
 from detectune.models.geometry import Geometry
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, group_norm
+
+Part = Literal["pyramid", "box head", "mask head"]
 
 
 def unsupported(key: str, value: object, supported: Iterable[object]) -> UserError:
@@ -74,6 +78,12 @@ def build_group_norm(config: Config) -> NormFactory:
     return group_norm(sizes.NUM_GROUPS, sizes.DIM_PER_GP, sizes.EPSILON)
 
 
+def build_part_norm(config: Config, part: Part) -> NormFactory | None:
+    """The norm of a part's convolutions, if they have one."""
+    kind = _KIND_OF[part](config)
+    return None if kind == "none" else _norms(config)[kind]
+
+
 def build_body_norm(config: Config) -> tuple[str, NormFactory]:
     """The body's kind of norm (frozen, batch or group) and its factory."""
     resnet = config.RESNETS
@@ -81,7 +91,16 @@ def build_body_norm(config: Config) -> tuple[str, NormFactory]:
     if kind == "auto":
         functions = (resnet.STEM_FUNC, resnet.TRANS_FUNC, resnet.SHORTCUT_FUNC)
         kind = "group" if any("_gn" in function for function in functions) else "frozen"
-    return kind, {"frozen": frozen_affine, "batch": batch_norm, "group": build_group_norm(config)}[kind]
+    return kind, _norms(config)[kind]
+
+
+def _norms(config: Config) -> dict[str, NormFactory]:
+    return {"frozen": frozen_affine, "batch": batch_norm, "group": build_group_norm(config)}
+
+
+_KIND_OF: dict[Part, Callable[[Config], str]] = {
+    "pyramid": pyramid_norm, "box head": box_head_norm, "mask head": mask_head_norm,
+}  # fmt: skip
 
 
 def crowd_overlap(config: Config) -> float:

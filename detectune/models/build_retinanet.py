@@ -77,6 +77,7 @@ def _focal_rule(config: Config, geometry: Geometry) -> FocalRule:
         negative_overlap=keys.NEGATIVE_OVERLAP,
         alpha=keys.LOSS_ALPHA,
         gamma=keys.LOSS_GAMMA,
+        box_loss=keys.BOX_LOSS,
         beta=keys.BBOX_REG_BETA,
         box_weight=keys.BBOX_REG_WEIGHT,
         softmax=keys.SOFTMAX,
@@ -84,6 +85,7 @@ def _focal_rule(config: Config, geometry: Geometry) -> FocalRule:
         crowd_overlap=crowd_overlap(config) if geometry.crowd_anchors_ignored else 1.0,
         normalizer=geometry.retinanet_normalizer,
         offset=geometry.offset,
+        delta_clip=config.BBOX_XFORM_CLIP,
     )
 
 

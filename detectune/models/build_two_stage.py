@@ -34,7 +34,7 @@ from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
 from detectune.models.targets import RegionSampling
 from detectune.ops.anchors import cell_anchors
 
-CROP_METHODS: dict[str, CropMethod] = {"RoIAlign": "align", "RoIPoolF": "max"}
+CROP_METHODS: dict[str, CropMethod] = {"RoIAlign": "align", "RoIAlignUnshifted": "align", "RoIPoolF": "max"}
 
 
 class Levels(NamedTuple):
@@ -184,12 +184,14 @@ def _rpn(config: Config, geometry: Geometry, body: Body, levels: Levels | None) 
         promoted_as_background=geometry.promoted_as_background,
         cls_normalizer=geometry.rpn_cls_normalizer if several else geometry.rpn_cls_normalizer_one_level,
         box_normalizer=geometry.rpn_box_normalizer,
-        beta=geometry.rpn_beta,
+        box_loss=config.RPN.BOX_LOSS,
+        beta=geometry.rpn_beta if config.RPN.SMOOTH_L1_BETA < 0 else config.RPN.SMOOTH_L1_BETA,
     )
     channels = body.channels[finest]
     return Rpn(
         channels,
         dim=channels,
+        num_convs=config.RPN.NUM_CONVS,
         cells=cells,
         strides=body.strides,
         train_rule=rule(train),
@@ -210,6 +212,7 @@ def _box_parts(
         "num_classes": num_classes,
         "agnostic": config.MODEL.CLS_AGNOSTIC_BBOX_REG,
         "box_weights": tuple(config.MODEL.BBOX_REG_WEIGHTS),
+        "box_loss": config.FAST_RCNN.BOX_LOSS,
         "beta": geometry.box_beta if beta < 0 else beta,
         "offset": geometry.offset,
         "delta_clip": config.BBOX_XFORM_CLIP,
@@ -264,7 +267,7 @@ def _pooler(
         rule,
         resolution=resolution,
         sampling_ratio=section.ROI_XFORM_SAMPLING_RATIO,
-        aligned=geometry.roi_aligned,
+        aligned=geometry.roi_aligned and method != "RoIAlignUnshifted",
         method=CROP_METHODS[method],
     )
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from detectune.models.targets import covered_by_crowd, rows_of
-from detectune.ops.boxes import encode_boxes
-from detectune.ops.losses import sigmoid_focal, smooth_l1, softmax_focal
+from detectune.ops.boxes import DELTA_CLIP, decode_boxes, encode_boxes
+from detectune.ops.losses import BoxLoss, generalized_iou, sigmoid_focal, smooth_l1, softmax_focal
 from detectune.ops.matching import BACKGROUND, FOREGROUND, match_anchors
 from detectune.structures import Targets
 
@@ -36,6 +36,7 @@ class FocalRule:
     negative_overlap: float = 0.4
     alpha: float = 0.25
     gamma: float = 2.0
+    box_loss: BoxLoss = "smooth_l1"
     beta: float = 0.11  # of the smooth L1 loss; 0: absolute error
     box_weight: float = 1.0
     softmax: bool = False
@@ -45,6 +46,7 @@ class FocalRule:
     crowd_overlap: float = 1.0  # anchors covered by a crowd beyond this are no background; 1: all may be
     normalizer: Normalizer = "plus_one"
     offset: float = 0.0
+    delta_clip: float = DELTA_CLIP  # limit of predicted log sides; see `ops.boxes.decode_boxes`
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class AnchorTargets:
     has_class: Tensor  # bool [B, A]: counts in the class loss
     has_box: Tensor  # bool [B, A]: counts in the box loss and in the normaliser
     deltas: Tensor  # float32 [B, A, 4]: the way to that object's box
+    anchors: Tensor | None = None  # float32 [A, 4]; with `objects`, for losses of boxes rather than of deltas
+    objects: Tensor | None = None  # float32 [B, A, 4]: that object's box
 
 
 @torch.no_grad()
@@ -72,10 +76,9 @@ def label_anchors(anchors: Tensor, targets: Targets, rule: FocalRule) -> AnchorT
     if rule.crowd_overlap < 1.0:
         is_bg = is_bg & ~covered_by_crowd(anchors, targets, rule.crowd_overlap, offset=rule.offset)
     label = targets.labels.gather(1, matches.index).where(is_fg, 0)
-    deltas = encode_boxes(
-        anchors, rows_of(targets.boxes, matches.index), weights=UNIT_WEIGHTS, offset=rule.offset
-    )
-    return AnchorTargets(label, is_fg | is_bg, has_box, deltas)
+    objects = rows_of(targets.boxes, matches.index)
+    deltas = encode_boxes(anchors, objects, weights=UNIT_WEIGHTS, offset=rule.offset)
+    return AnchorTargets(label, is_fg | is_bg, has_box, deltas, anchors, objects)
 
 
 def class_loss(logits: Tensor, wanted: AnchorTargets, rule: FocalRule) -> Tensor:
@@ -90,7 +93,7 @@ def class_loss(logits: Tensor, wanted: AnchorTargets, rule: FocalRule) -> Tensor
 
 
 def box_loss(deltas: Tensor, wanted: AnchorTargets, rule: FocalRule) -> Tensor:
-    """Smooth L1 loss of deltas [B, A, D, 4], summed per image: float32 [B].
+    """Loss of deltas [B, A, D, 4], summed per image: float32 [B].
 
     Where each class has its own box, an anchor that learns no class learns no box (as in Detectron).
     """
@@ -101,8 +104,15 @@ def box_loss(deltas: Tensor, wanted: AnchorTargets, rule: FocalRule) -> Tensor:
         has_box = has_box & (wanted.label > 0)
         index = (wanted.label - 1).clamp(min=0)
         chosen = deltas.gather(2, index[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
-    target = wanted.deltas.where(has_box[..., None], 0.0)
-    loss = smooth_l1(chosen, target, rule.beta).sum(-1)
+    if rule.box_loss == "giou":
+        assert wanted.anchors is not None and wanted.objects is not None
+        moved = decode_boxes(
+            chosen.float(), wanted.anchors, weights=UNIT_WEIGHTS, offset=rule.offset, clip=rule.delta_clip
+        )
+        loss = 1 - generalized_iou(moved, wanted.objects, has_box, offset=rule.offset)
+    else:
+        target = wanted.deltas.where(has_box[..., None], 0.0)
+        loss = smooth_l1(chosen, target, rule.beta).sum(-1)
     return rule.box_weight * loss.where(has_box, 0.0).sum(1)
 
 

@@ -20,7 +20,7 @@ from detectune.models.anchor_grid import AnchorGrid, GridStride
 from detectune.models.layers import Conv, gaussian
 from detectune.models.targets import covered_by_crowd, rows_of
 from detectune.ops.boxes import DELTA_CLIP, centre_inside, clip_boxes, decode_boxes, encode_boxes
-from detectune.ops.losses import smooth_l1
+from detectune.ops.losses import BoxLoss, generalized_iou, smooth_l1
 from detectune.ops.matching import BACKGROUND, FOREGROUND, match_anchors, sample_rows
 from detectune.ops.nms import nms_batched
 from detectune.structures import Targets
@@ -59,6 +59,7 @@ class RpnSampling:
     )
     cls_normalizer: Normalizer = "fixed"
     box_normalizer: Normalizer = "fixed"
+    box_loss: BoxLoss = "smooth_l1"
     beta: float = 0.0  # of the smooth L1 loss
 
 
@@ -82,11 +83,12 @@ class ScoredAnchors:
 
 
 class Rpn(nn.Module):
-    """A 3x3 convolution and two 1x1 predictors shared by all levels, and what follows from them.
+    """3x3 convolutions and two 1x1 predictors shared by all levels, and what follows from them.
 
     Args:
         in_channels: channels of every feature level.
-        dim: channels of the 3x3 convolution.
+        dim: channels of the 3x3 convolutions.
+        num_convs: how many; `conv`, `conv2`, `conv3`, ...
         cells, strides, grid_stride: of the `AnchorGrid`.
         offset: 1 if boxes are inclusive.
         delta_clip: limit of predicted log sides; see `ops.boxes.decode_boxes`.
@@ -97,6 +99,7 @@ class Rpn(nn.Module):
         in_channels: int,
         *,
         dim: int,
+        num_convs: int = 1,
         cells: Mapping[int, Tensor],
         strides: Mapping[int, int],
         train_rule: ProposalRule,
@@ -112,6 +115,9 @@ class Rpn(nn.Module):
         self.offset, self.delta_clip = offset, delta_clip
         per_cell = self.anchors.num_anchors
         self.conv = Conv(in_channels, dim, 3, relu=True, init=gaussian(0.01))
+        self.further_convs = tuple(f"conv{i}" for i in range(2, num_convs + 1))
+        for name in self.further_convs:
+            self.add_module(name, Conv(dim, dim, 3, relu=True, init=gaussian(0.01)))
         self.objectness = Conv(dim, per_cell, 1, init=gaussian(0.01))
         self.deltas = Conv(dim, 4 * per_cell, 1, init=gaussian(0.01))
 
@@ -120,6 +126,8 @@ class Rpn(nn.Module):
         logits, deltas = [], []
         for level in self.anchors.levels:
             hidden = self.conv(features[level])
+            for name in self.further_convs:
+                hidden = self.get_submodule(name)(hidden)
             score, delta = self.objectness(hidden), self.deltas(hidden)
             logits.append(score.permute(0, 2, 3, 1).flatten(1))
             deltas.append(delta.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
@@ -165,13 +173,10 @@ class Rpn(nn.Module):
                 fg, bg, num=rule.batch_size, fg_fraction=rule.fg_fraction, generator=generator
             )
             objects = rows_of(targets.boxes, gt_index.gather(1, picked.index))
-            wanted = encode_boxes(
-                scored.anchors[picked.index], objects, weights=UNIT_WEIGHTS, offset=self.offset
-            )
         logits = scored.logits.gather(1, picked.index).float()
         deltas = rows_of(scored.deltas, picked.index).float()
         cross_entropy = F.binary_cross_entropy_with_logits(logits, picked.is_fg.float(), reduction="none")
-        distance = smooth_l1(deltas, wanted, rule.beta).sum(-1)
+        distance = self._distance(deltas, scored.anchors[picked.index], objects, picked.is_fg)
         count = picked.valid.sum(1).clamp(min=1)
         loss_cls = cross_entropy.where(picked.valid, 0.0).sum(1)
         loss_box = distance.where(picked.is_fg, 0.0).sum(1)
@@ -182,6 +187,17 @@ class Rpn(nn.Module):
             "stat_rpn_num_fg": picked.is_fg.sum(1).float().mean(),
             "stat_rpn_num_bg": (picked.valid & ~picked.is_fg).sum(1).float().mean(),
         }
+
+    def _distance(self, deltas: Tensor, anchors: Tensor, objects: Tensor, is_fg: Tensor) -> Tensor:
+        """How far moved anchors are from their objects, all [B, S, 4], as the box loss has it: [B, S]."""
+        rule = self.sampling
+        if rule.box_loss == "giou":
+            moved = decode_boxes(
+                deltas, anchors, weights=UNIT_WEIGHTS, offset=self.offset, clip=self.delta_clip
+            )
+            return 1 - generalized_iou(moved, objects, is_fg, offset=self.offset)
+        wanted = encode_boxes(anchors, objects, weights=UNIT_WEIGHTS, offset=self.offset)
+        return smooth_l1(deltas, wanted, rule.beta).sum(-1)
 
     def _candidates(self, scored: ScoredAnchors, rule: ProposalRule) -> tuple[Tensor, Tensor]:
         """The best anchors of each level by falling score, moved: boxes [B, L, k, 4] and logits [B, L, k].

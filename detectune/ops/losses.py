@@ -10,9 +10,15 @@ loss nor a gradient. Computed in float32 or better.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from detectune.ops.boxes import box_area
+
+BoxLoss = Literal["smooth_l1", "giou"]
 
 
 def smooth_l1(pred: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -34,6 +40,34 @@ def box_regression_loss(
     pred = _at_least_float32(pred).where(mask, 0.0)
     target = target.where(mask, 0.0)
     return smooth_l1(pred, target, beta).sum() / normalizer
+
+
+def generalized_iou_loss(
+    pred: Tensor, target: Tensor, valid: Tensor, *, offset: float = 0.0, normalizer: Tensor | float
+) -> Tensor:
+    """1 - GIoU (Rezatofighi 2019) of boxes [..., 4], summed over valid rows (bool [...]), over the normaliser.
+
+    GIoU is the overlap less the part of the smallest box around both that neither covers.
+    """
+    return (1 - generalized_iou(pred, target, valid, offset=offset)).where(valid, 0.0).sum() / normalizer
+
+
+def generalized_iou(pred: Tensor, target: Tensor, valid: Tensor, *, offset: float = 0.0) -> Tensor:
+    """GIoU [...] in -1..1 of boxes [..., 4], row by row; 1 in rows that are not valid."""
+    mask = valid[..., None]
+    unit = target.new_tensor((0.0, 0.0, 1.0, 1.0))  # stands for rows that do not count
+    pred = _at_least_float32(pred).where(mask, unit)
+    target = target.where(mask, unit)
+    both = (
+        torch.minimum(pred[..., 2:], target[..., 2:]) - torch.maximum(pred[..., :2], target[..., :2]) + offset
+    )
+    around = (
+        torch.maximum(pred[..., 2:], target[..., 2:]) - torch.minimum(pred[..., :2], target[..., :2]) + offset
+    )
+    inter = both.clamp(min=0).prod(-1)
+    union = box_area(pred, offset=offset) + box_area(target, offset=offset) - inter
+    hull = around.prod(-1)
+    return inter / (union + _NO_DIVISION_BY_ZERO) - (hull - union) / (hull + _NO_DIVISION_BY_ZERO)
 
 
 def softmax_cross_entropy(
@@ -105,6 +139,7 @@ def select_channel(maps: Tensor, channel: Tensor) -> Tensor:
 
 
 _NO_LABEL = -100
+_NO_DIVISION_BY_ZERO = 1e-7
 _TINY = 1e-12  # keeps the gradient of x^gamma finite at 0
 
 

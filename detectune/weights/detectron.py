@@ -81,6 +81,7 @@ _FOLDED = ("running_mean", "running_var")
 _FIRST_CONVS = ("backbone.stem.conv1.weight", "backbone.conv1.weight", "backbone.conv1_1.weight")
 _BOX_LAYERS = ("box_head.bbox_pred.", "box_pooler.bbox_pred.")
 _PLAIN_CONV = re.compile(r"conv([1-5])_([wb])")  # of VGG_CNN_M_1024; residual networks share the first name
+_RESIDUAL = re.compile(r"backbone\.(?:stem|res\d)\.|\w+_head\.(?:res5|stage)\.")
 _TOWER = re.compile(r"retnet_(cls|bbox)_conv_n(\d+)_fpn\d+_(w|b|gn_s|gn_b)")  # counts from 0
 
 
@@ -175,6 +176,8 @@ def detectron_names(state: Mapping[str, Tensor], *, keypoint_upscale: int = 2) -
             continue
         stem, part = _parts(name)
         frozen = f"{stem}.norm.running_var" in state
+        if frozen and _RESIDUAL.match(stem) is None:
+            continue  # statistics of other parts have no place there
         theirs = _their_name(stem, part, frozen=frozen, last_block=last_block, levels=levels, state=state)
         if theirs is None:
             continue

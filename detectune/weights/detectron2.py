@@ -52,6 +52,10 @@ _NAMES = Renamer(
 _TOWER = re.compile(r"head\.(cls|bbox)_subnet\.(\d+)\.(weight|bias)")
 _OUR_TOWER = re.compile(r"head\.(cls|bbox)_conv(\d+)\.(norm\.)?(weight|bias)")
 
+# several convolutions of the RPN are a list there, one is not
+_RPN_CONV = re.compile(r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.(weight|bias)")
+_OUR_RPN_CONV = re.compile(r"rpn\.conv(\d*)\.(weight|bias)")
+
 _RESIDUAL = re.compile(r"backbone\.(?:stem|res\d|fpn)\.")
 _STEM = "backbone.stem.conv1.weight"
 _CLASS_SCORES = re.compile(r"box_head\.(stages\.\d+\.)?cls_score\.")
@@ -76,7 +80,7 @@ def from_detectron2(
     out: dict[str, Tensor] = {}
     step = 3 if _has_tower_norms(state) else 2
     for theirs, value in state.items():
-        name = _tower_name(theirs, step) or _NAMES.ours(theirs)
+        name = _tower_name(theirs, step) or _rpn_conv_name(theirs) or _NAMES.ours(theirs)
         if name is None:
             out[theirs] = value
             continue
@@ -123,9 +127,12 @@ def detectron2_names(state: Collection[str]) -> dict[str, str]:
     """Our name -> theirs, for every tensor of a state that they have a word for."""
     has_pyramid = any(name.startswith("backbone.fpn.") for name in state)
     step = 3 if any(name.startswith("head.cls_conv1.norm.") for name in state) else 2
+    several_rpn_convs = "rpn.conv2.weight" in state
     names: dict[str, str] = {}
     for name in state:
         theirs = _their_tower_name(name, step) or _their_name(name)
+        if several_rpn_convs and (match := _OUR_RPN_CONV.fullmatch(name)):
+            theirs = f"proposal_generator.rpn_head.conv.conv{int(match[1] or 1) - 1}.{match[2]}"
         if theirs is None or (name.startswith("backbone.") and _RESIDUAL.match(name) is None):
             continue
         names[name] = theirs if has_pyramid else theirs.replace("backbone.bottom_up.", "backbone.")
@@ -144,6 +151,16 @@ def _tower_name(theirs: str, step: int) -> str | None:
         return None
     layer, part = divmod(int(match[2]), step)
     return f"head.{match[1]}_conv{layer + 1}.{'norm.' if part else ''}{match[3]}"
+
+
+def _rpn_conv_name(theirs: str) -> str | None:
+    match = _RPN_CONV.fullmatch(theirs)
+    return None if match is None else f"rpn.conv{_nth(int(match[1]) + 1)}.{match[2]}"
+
+
+def _nth(number: int) -> str:
+    """What the RPN's convolutions have behind `conv`: nothing, 2, 3, ..."""
+    return "" if number == 1 else str(number)
 
 
 def _their_tower_name(name: str, step: int) -> str | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from detectune.weights.detectron2 import from_detectron2
 from detectune.weights.outline import Stored
 from detectune.weights.recognise import System, WeightsFile, recognise
 from detectune.weights.torchvision import from_torchvision
+
+Colours = Literal["auto", "BGR", "RGB"]
 
 # First digits of the SHA-256 digests of torchvision's COCO_V1 detectors, whose frozen norms add nothing to the
 # variance; it is part of their published file names.
@@ -35,7 +38,11 @@ class Loaded:
 
 
 def read_weights(
-    path: str | Path, *, agnostic_boxes: bool | None = None, stage_heads: Collection[str] | None = None
+    path: str | Path,
+    *,
+    agnostic_boxes: bool | None = None,
+    stage_heads: Collection[str] | None = None,
+    colours: Colours = "auto",
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file in our names, on the CPU, and what the file says of itself.
 
@@ -45,16 +52,21 @@ def read_weights(
         path: a file of any kind that `recognise` knows.
         agnostic_boxes: whether the model's boxes are the same for all classes; None tells by their number.
         stage_heads: see `from_detectron`.
+        colours: which detectron2's weights read; `auto` is BGR unless the file says that torchvision made them.
 
     Raises:
         WeightsError: if the file cannot be read or holds no weights.
     """
-    loaded = load_file(Path(path), agnostic_boxes=agnostic_boxes, stage_heads=stage_heads)
+    loaded = load_file(Path(path), agnostic_boxes=agnostic_boxes, stage_heads=stage_heads, colours=colours)
     return loaded.state, loaded.metadata
 
 
 def load_file(
-    path: Path, *, agnostic_boxes: bool | None = None, stage_heads: Collection[str] | None = None
+    path: Path,
+    *,
+    agnostic_boxes: bool | None = None,
+    stage_heads: Collection[str] | None = None,
+    colours: Colours = "auto",
 ) -> Loaded:
     """As `read_weights`, with momentum."""
     file = recognise(path)
@@ -72,7 +84,7 @@ def load_file(
     elif file.system == "detectron2":
         state = from_detectron2(
             state,
-            bgr=metadata.get("author") != "torchvision",
+            bgr=colours == "BGR" or (colours == "auto" and metadata.get("author") != "torchvision"),
             agnostic_boxes=agnostic_boxes,
             class_specific_masks=has_class_specific_masks(state),
         )

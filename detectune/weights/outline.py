@@ -45,7 +45,12 @@ class Span:
     start: int
     stored_length: int
     utf8: bool
-    length: int  # in bytes, or characters
+
+    def may_have(self, length: int) -> bool:
+        """Whether it can be `length` bytes or characters long; of a text only reading it tells."""
+        if not self.utf8:
+            return length == self.stored_length
+        return length <= self.stored_length <= 2 * length
 
 
 class PickleOutline(Machine):
@@ -68,7 +73,7 @@ class PickleOutline(Machine):
         if start + length > self.size:
             raise CutOffError
         self.position += length
-        self.push(Span(start, length, utf8, _characters(self.data, start, length) if utf8 else length))
+        self.push(Span(start, length, utf8))
 
     def encoded(self, text: Any, encoding: Any = "") -> Any:
         if isinstance(text, Span) and encoding in ("latin1", "latin-1"):
@@ -82,9 +87,10 @@ class PickleOutline(Machine):
         if not isinstance(kind, ArrayType):
             raise RefusedError("has an array of objects")
         dtype, fixed = kind.dtype, self.checked_shape(shape)
-        if order not in ("C", "F") or math.prod(fixed) * dtype.itemsize != raw.length:
-            raise ValueError(f"an array of {len(fixed)} dimensions that {raw.length} bytes do not make up")
-        self.array_bytes += raw.length
+        length = math.prod(fixed) * dtype.itemsize
+        if order not in ("C", "F") or not raw.may_have(length):
+            raise ValueError(f"an array of {len(fixed)} dimensions that its bytes do not make up")
+        self.array_bytes += length
         if self.array_bytes > self.size:
             raise RefusedError("repeats its contents until they are larger than the file")
         data, end = self.data, raw.start + raw.stored_length
@@ -93,6 +99,10 @@ class PickleOutline(Machine):
             piece: bytes = data[raw.start : end]
             if raw.utf8:
                 piece = piece.decode("utf-8").encode("latin-1")
+            if len(piece) != length:
+                raise ValueError(
+                    f"an array of {len(fixed)} dimensions that {len(piece)} bytes do not make up"
+                )
             return np.frombuffer(piece, dtype=dtype).reshape(fixed, order=order).copy()  # type: ignore[call-overload,no-any-return]
 
         return Stored(dtype.name, fixed, dtype.itemsize, load)
@@ -121,15 +131,6 @@ def walk(value: Any, *, limit: int = 100_000) -> Iterator[Stored]:
         elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
             seen.add(id(item))
             waiting.extend(item.values() if isinstance(item, dict) else item)
-
-
-def _characters(data: Any, start: int, length: int) -> int:
-    """How many characters a UTF-8 text has: bytes that do not continue another."""
-    count, step = 0, 1 << 22
-    for begin in range(start, start + length, step):
-        piece = np.frombuffer(data[begin : min(begin + step, start + length)], np.uint8)
-        count += int(np.count_nonzero((piece & 0xC0) != 0x80))
-    return count
 
 
 def _long(code: bytes, form: str, *, utf8: bool = False) -> tuple[bytes, Callable[[PickleOutline], None]]:

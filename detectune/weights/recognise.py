@@ -124,7 +124,7 @@ def system_of(names: Collection[str]) -> System:
 
 
 _TORCHVISION_HEADS = re.compile(
-    r"rpn\.head\.|roi_heads\.(?:mask_head\.(?:\d+|mask_fcn\d)\.|box_head\.fc[67]\.|keypoint_head\.\d+\.)|roi_heads\."
+    r"rpn\.head\.|roi_heads\.(?:mask_head\.(?:\d+|mask_fcn\d)\.|box_head\.(?:fc[67]\.|\d+\.(?:[01]\.)?\w+$)|keypoint_head\.\d+\.)|roi_heads\."
     r"(?:mask|keypoint)_predictor\."
 )
 

@@ -30,7 +30,6 @@ _SCORE, _BOX = "head.classification_head.cls_logits.", "head.regression_head.bbo
 
 # body levels and layer numbers count from 0 or 1 there; `_shifted` moves them
 _HEADS = [
-    ("rpn.head.conv.0.0.{p}", "rpn.conv.{p}"),
     ("rpn.head.conv.{p}", "rpn.conv.{p}"),
     ("rpn.head.cls_logits.{p}", "rpn.objectness.{p}"),
     ("rpn.head.bbox_pred.{p}", "rpn.deltas.{p}"),
@@ -55,11 +54,18 @@ _NEVER = -100.0  # logit of the background, which RetinaNet has a sigmoid for th
 _DETECTOR = Renamer([(f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in _BODY] + _HEADS)
 _CLASSIFIER = Renamer([(theirs, f"backbone.{ours}") for theirs, ours in _BODY])
 
-_NEW_MASK_CONV = re.compile(r"roi_heads\.mask_head\.(\d+)\.0\.(\w+)")
+# lists of convolutions whose entries are [convolution, norm, ReLU]; the norm may be missing
+_CONVS = re.compile(r"roi_heads\.(box|mask)_head\.(\d+)\.([01])\.(\w+)")
+_OUR_CONVS = re.compile(r"(box|mask)_head\.conv(\d+)\.(norm\.)?(\w+)")
+_LAST_LAYER = re.compile(
+    r"roi_heads\.box_head\.(\d+)\.(weight|bias)"
+)  # behind the convolutions and a flattening
+_RPN_CONV = re.compile(r"rpn\.head\.conv\.(\d+)\.0\.(\w+)")
+_OUR_RPN_CONV = re.compile(r"rpn\.conv(\d*)\.(\w+)")
 _KEYPOINT_CONV = re.compile(r"roi_heads\.keypoint_head\.(\d+)\.(\w+)")
-_PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?:0\.)?(weight|bias)")
+_PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(?:([01])\.)?(\w+)")
 _EXTRA = re.compile(r"backbone\.fpn\.extra_blocks\.p(\d+)\.(weight|bias)")
-_OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(weight|bias)")
+_OUR_PYRAMID = re.compile(r"backbone\.fpn\.(lateral|output)(\d+)\.(norm\.)?(\w+)")
 
 
 def from_torchvision(
@@ -112,7 +118,8 @@ def torchvision_names(state: Collection[str], *, lowest_level: int | None = None
     """Our name -> theirs, for every tensor of a detector that they have a word for."""
     if lowest_level is None:
         lowest_level = 3 if "head.cls_score.weight" in state else 2
-    named = ((name, _their_name(name, lowest_level)) for name in state)
+    num_box_convs = sum(re.fullmatch(r"box_head\.conv\d+\.weight", name) is not None for name in state)
+    named = ((name, _their_name(name, lowest_level, num_box_convs)) for name in state)
     return {name: theirs for name, theirs in named if theirs is not None}
 
 
@@ -133,15 +140,19 @@ def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
         name = _CLASSIFIER.ours(theirs)
     elif match := _PYRAMID.fullmatch(theirs):
         part = "lateral" if match[1] == "inner" else "output"
-        return f"backbone.fpn.{part}{int(match[2]) + lowest_level}.{match[3]}"
+        return f"backbone.fpn.{part}{int(match[2]) + lowest_level}.{_norm(match[3])}{match[4]}"
     elif match := _EXTRA.fullmatch(theirs):
         return f"backbone.fpn.extra{match[1]}.{match[2]}"
-    elif match := _NEW_MASK_CONV.fullmatch(theirs):
-        return f"mask_head.conv{int(match[1]) + 1}.{match[2]}"
+    elif match := _CONVS.fullmatch(theirs):
+        return f"{match[1]}_head.conv{int(match[2]) + 1}.{_norm(match[3])}{match[4]}"
+    elif match := _LAST_LAYER.fullmatch(theirs):
+        return f"box_head.fc1.{match[2]}"
+    elif match := _RPN_CONV.fullmatch(theirs):
+        return f"rpn.conv{int(match[1]) + 1 if int(match[1]) else ''}.{match[2]}"
     elif match := _TOWER.fullmatch(theirs):
         old = match[3] is None  # before 0.13 a list of convolutions and ReLUs in turn
         layer = int(match[2]) // 2 if old else int(match[2])
-        return f"head.{_TOWERS[match[1]]}_conv{layer + 1}.{'norm.' if match[3] == '1' else ''}{match[4]}"
+        return f"head.{_TOWERS[match[1]]}_conv{layer + 1}.{_norm(match[3])}{match[4]}"
     elif match := _KEYPOINT_CONV.fullmatch(theirs):  # every other entry of the sequence is a ReLU
         return f"keypoint_head.conv{int(match[1]) // 2 + 1}.{match[2]}"
     else:
@@ -149,14 +160,23 @@ def _our_name(theirs: str, is_detector: bool, lowest_level: int) -> str | None:
     return None if name is None else _shifted(name, "res", 1)
 
 
-def _their_name(name: str, lowest_level: int) -> str | None:
+def _norm(layer: str | None) -> str:
+    """A list of a convolution (0) and its norm (1) is a convolution that owns its norm here."""
+    return "norm." if layer == "1" else ""
+
+
+def _their_name(name: str, lowest_level: int, num_box_convs: int) -> str | None:
     if match := _OUR_PYRAMID.fullmatch(name):
         part = "inner" if match[1] == "lateral" else "layer"
-        return f"backbone.fpn.{part}_blocks.{int(match[2]) - lowest_level}.0.{match[3]}"
+        return f"backbone.fpn.{part}_blocks.{int(match[2]) - lowest_level}.{int(bool(match[3]))}.{match[4]}"
     if match := re.fullmatch(r"backbone\.fpn\.extra(\d+)\.(weight|bias)", name):
         return f"backbone.fpn.extra_blocks.p{match[1]}.{match[2]}"
-    if match := re.fullmatch(r"mask_head\.conv(\d+)\.(weight|bias)", name):
-        return f"roi_heads.mask_head.{int(match[1]) - 1}.0.{match[2]}"
+    if match := _OUR_CONVS.fullmatch(name):
+        return f"roi_heads.{match[1]}_head.{int(match[2]) - 1}.{int(bool(match[3]))}.{match[4]}"
+    if name.startswith("box_head.fc1.") and num_box_convs:
+        return f"roi_heads.box_head.{num_box_convs + 1}.{name.removeprefix('box_head.fc1.')}"
+    if match := _OUR_RPN_CONV.fullmatch(name):
+        return f"rpn.head.conv.{int(match[1] or 1) - 1}.0.{match[2]}"
     if match := _OUR_TOWER.fullmatch(name):
         head = "classification" if match[1] == "cls" else "regression"
         return f"head.{head}_head.conv.{int(match[2]) - 1}.{int(bool(match[3]))}.{match[4]}"

@@ -150,6 +150,8 @@ PascalVOC-Detection/faster_rcnn_R_50_C4 142202221 b1acc2
 Misc/cascade_mask_rcnn_R_50_FPN_1x 138602847 e9d89b
 Misc/cascade_mask_rcnn_R_50_FPN_3x 144998488 480dd8
 Misc/mask_rcnn_R_50_FPN_3x_gn 138602888 dc5d9e
+Misc/mask_rcnn_R_50_FPN_3x_syncbn 169527823 3b3c51
+Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn 184226666 5ce33e
 Misc/scratch_mask_rcnn_R_50_FPN_3x_gn 138602908 01ca85
 Misc/scratch_mask_rcnn_R_50_FPN_9x_gn 183808979 da7b4c
 Detectron1-Comparisons/faster_rcnn_R_50_FPN_noaug_1x 137781054 7ab50c
@@ -160,6 +162,8 @@ Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x 137781195 cce136
 # the file's name ends with the first digits of its SHA-256 digest
 _TORCHVISION_FILES = {
     "FasterRCNN_ResNet50_FPN_Weights.COCO_V1": "fasterrcnn_resnet50_fpn_coco-258fb6c6",
+    "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a",
+    "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1": "maskrcnn_resnet50_fpn_v2_coco-73cbd019",
     "MaskRCNN_ResNet50_FPN_Weights.COCO_V1": "maskrcnn_resnet50_fpn_coco-bf2d0c1e",
     "KeypointRCNN_ResNet50_FPN_Weights.COCO_LEGACY": "keypointrcnn_resnet50_fpn_coco-9f466800",
     "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1": "keypointrcnn_resnet50_fpn_coco-fc266e95",

@@ -15,7 +15,7 @@ from detectune.config.load import load_config
 from detectune.data.coco import read_coco
 from detectune.data.loader import build_loader
 from detectune.data.proposal_files import Proposals, proposal_path, proposals_to_bytes, read_proposals
-from detectune.data.proposals import attach_proposals, covered_part, usable_rows, without_crowds
+from detectune.data.proposals import attach_proposals, best_rows, covered_part, usable_rows, without_crowds
 from detectune.data.records import training_records
 from detectune.data.transforms import crop_objects, flip_objects, inclusive_boxes, objects_of, scale_objects
 from detectune.errors import DataError
@@ -279,7 +279,7 @@ def test_batches_have_proposals(tiny_coco, tmp_path: Path, dialect: str, suffix:
         for i, info in enumerate(images.infos):
             own = torch.tensor(TINY[info.image_id], dtype=torch.float32).reshape(-1, 4)
             sides = own[:, 2:] - own[:, :2] + 1
-            own = own[(sides > 2).all(1)]
+            own = own[(sides > (2 if dialect == "detectron" else 0)).all(1)]
             scale = torch.tensor([info.scale_x, info.scale_y] * 2)
             end = torch.tensor([0.0, 0, 1, 1]) * (dialect != "detectron")
             valid = images.proposals_valid[i]
@@ -289,19 +289,23 @@ def test_batches_have_proposals(tiny_coco, tmp_path: Path, dialect: str, suffix:
     assert images.to("cpu").proposals is not None
 
 
-def test_limits_and_crowds_follow_the_configuration(tiny_coco, tmp_path: Path):
+@pytest.mark.parametrize(("dialect", "first"), [("detectron", 2), ("detectron2", 3)])
+def test_limits_and_crowds_follow_the_configuration(tiny_coco, tmp_path: Path, dialect: str, first: int):
+    """The first image has a proposal of two pixels a side, which Detectron drops."""
+
     def counts(training: bool, **more) -> dict[int, int]:
-        loader = build_loader(config_of(tiny_coco, tmp_path, **more), training=training)
+        config = config_of(tiny_coco, tmp_path, **more, **{"MODEL.GEOMETRY": dialect})
+        loader = build_loader(config, training=training)
         return {record.image_id: len(record.proposals) for record in loader.records}
 
-    assert counts(False) == {1: 2, 2: 1, 3: 0}
+    assert counts(False) == {1: first, 2: 1, 3: 0}
     assert counts(False, **{"TEST.PROPOSAL_LIMIT": 1}) == {1: 1, 2: 1, 3: 0}
     assert counts(True, **{"TEST.PROPOSAL_LIMIT": 1}) == {
-        1: 2,
+        1: first,
         2: 0,
         3: 0,
     }  # the second image's lies in a crowd
-    assert counts(True, **{"TRAIN.CROWD_FILTER_THRESH": 0.0}) == {1: 2, 2: 1, 3: 0}
+    assert counts(True, **{"TRAIN.CROWD_FILTER_THRESH": 0.0}) == {1: first, 2: 1, 3: 0}
 
 
 def test_a_model_that_proposes_by_itself_reads_no_file(tiny_coco, tmp_path: Path):
@@ -340,7 +344,7 @@ def test_joined_data_sets_with_equal_ids_have_their_own_files(tiny_coco, tiny_co
         }
     )
     records = build_loader(config, training=True).records
-    assert [len(record.proposals) for record in records] == [2, 1, 0, 1, 1, 1]
+    assert [len(record.proposals) for record in records] == [3, 1, 0, 1, 1, 1]
     assert records[5].proposals.tolist() == [[1, 1, 10, 10]]
 
 
@@ -355,3 +359,34 @@ def test_crop_and_scale(tiny_coco, tmp_path: Path):
     scaled = scale_objects(cropped, 2.0, 3.0)
     assert scaled.proposals.tolist() == [[0, 0, 40, 75]]
     assert record.proposals.tolist() == [[2, 3, 21, 31], [0, 0, 60, 40]]  # unchanged
+
+
+@pytest.mark.parametrize("mode", [None, 0, 1])
+def test_detectron2s_files_have_continuous_boxes_and_logits(mode: int | None, tmp_path: Path) -> None:
+    corners = np.array([[2, 3, 20, 30], [0, 0, 60, 40]], dtype=np.float32)
+    sides = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1)
+    content = {
+        "ids": [7],
+        "boxes": [sides if mode == 1 else corners],
+        "objectness_logits": [np.float32([-1, 2])],
+    }
+    (tmp_path / "theirs.pkl").write_bytes(
+        pickle.dumps(content if mode is None else content | {"bbox_mode": mode}, 2)
+    )
+    found = read_proposals(tmp_path / "theirs.pkl")
+    assert found.image_ids == [7] and found.scores is not None and found.scores[0].tolist() == [-1, 2]
+    np.testing.assert_array_equal(found.boxes[0], corners - [0, 0, 1, 1])
+    (tmp_path / "turned.pkl").write_bytes(pickle.dumps(content | {"bbox_mode": 4}, 2))
+    with pytest.raises(DataError, match="bbox_mode is 4; 0"):
+        read_proposals(tmp_path / "turned.pkl")
+
+
+def test_detectron2_takes_the_best_and_keeps_what_detectron_drops() -> None:
+    boxes = np.array(
+        [[0, 0, 9, 9], [0, 0, 9.2, 9], [3, 3, 4, 4], [-9, 5, -1, 8], [5, 5, 30, 30]], dtype=np.float32
+    )
+    scores = np.array([0.1, 0.5, 0.4, 0.9, 0.3], dtype=np.float32)
+    assert usable_rows(boxes, 20, 20, limit=None).tolist() == [0, 4]  # alike, small, outside
+    assert best_rows(boxes, scores, 20, 20, limit=None).tolist() == [1, 2, 4, 0]
+    assert best_rows(boxes, scores, 20, 20, limit=2).tolist() == [1, 2]
+    assert best_rows(boxes, None, 20, 20, limit=2).tolist() == [0, 1]

@@ -36,7 +36,7 @@ from detectune.data.labelled_loader import build_labelled_loader
 from detectune.data.loader import build_loader
 from detectune.engine import evaluating
 from detectune.engine.distributed import ALONE
-from detectune.engine.inference import Predictor
+from detectune.engine.inference import Predictor, load_detector
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.running import step_generator
 from detectune.engine.schedule import lr_at
@@ -50,6 +50,7 @@ from detectune.models.build import build_detector
 from detectune.models.build_classifier import build_classifier
 from detectune.structures import ClassInfo, Detections
 from detectune.weights.native import load_weights, save_weights
+from detectune.weights.writing import detectron2_pth
 
 TIMES = ("images_per_second", "data_seconds", "memory_mb", "eta_seconds", "seconds_per_image")
 
@@ -90,6 +91,16 @@ def fresh_weights(config: Config) -> Any:
 def trained_weights(config: Config) -> Any:
     """Names of the weights that training changes."""
     return [name for name, weight in build_detector(config).named_parameters() if weight.requires_grad]
+
+
+@observer(MASK_RCNN)
+def first_layer_of_a_foreign_file(config: Config) -> Any:
+    """The first convolution as it is read from a file in detectron2's layout."""
+    path = DATA / "colours.pth"
+    DATA.mkdir(exist_ok=True)
+    path.write_bytes(detectron2_pth(_detector(config).state_dict()))
+    model, _ = load_detector(config, path, CLASSES)
+    return model.state_dict()["backbone.stem.conv1.weight"]
 
 
 @observer(MASK_RCNN)

@@ -48,6 +48,8 @@ PLACES: dict[str, list[Row]] = {
         Row("MODEL.GEOMETRY", "detectron2", "torchvision", losses),
         Row("RNG_SEED", 3, 4, losses),
         Row("BBOX_XFORM_CLIP", 4.0, 0.01, losses),
+        Row("FAST_RCNN.ROI_XFORM_METHOD", "RoIAlign", "RoIAlignUnshifted", losses),
+        Row("MRCNN.ROI_XFORM_METHOD", "RoIAlign", "RoIAlignUnshifted", losses),
         Row("MODEL.CLS_AGNOSTIC_BBOX_REG", False, True, losses),
         Row("MRCNN.CLS_SPECIFIC_MASK", True, False, losses),
     ],

@@ -99,6 +99,7 @@ ROWS = [
     Row("FPN.EXTRA_CONV_LEVELS", False, True, parameter_shapes),
     Row("FPN.EXTRA_CONVS_FROM", "body", "pyramid", parameter_shapes, {"FPN.EXTRA_CONV_LEVELS": True}),
     Row("FPN.USE_GN", False, True, parameter_shapes),
+    Row("FPN.NORM", "auto", "batch", parameter_shapes),
     Row("GROUP_NORM.DIM_PER_GP", 4, 8, losses, GROUPED | {"GROUP_NORM.NUM_GROUPS": -1}),
     Row("GROUP_NORM.NUM_GROUPS", 4, 8, losses, GROUPED),
     Row("GROUP_NORM.EPSILON", 1e-5, 1.0, losses, GROUPED),
@@ -106,4 +107,7 @@ ROWS = [
     Row("RPN.SIZES", (16, 32, 64), (16, 32), parameter_shapes, ONE_LEVEL),
     Row("RPN.STRIDE", 16, 8, losses, {"FPN.MULTILEVEL_RPN": False}),
     Row("RPN.ASPECT_RATIOS", (0.5, 1, 2), (1.0,), parameter_shapes, ONE_LEVEL),
+    Row("RPN.NUM_CONVS", 1, 2, parameter_shapes),
+    Row("RPN.BOX_LOSS", "smooth_l1", "giou", losses),
+    Row("RPN.SMOOTH_L1_BETA", -1.0, 1.0, losses),
 ]  # fmt: skip

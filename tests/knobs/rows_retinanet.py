@@ -30,6 +30,7 @@ ROWS = [
     Row("RETINANET.USE_GN", False, True, parameter_shapes, RETINANET),
     Row("RETINANET.BBOX_REG_WEIGHT", 1.0, 2.0, losses, RETINANET),
     Row("RETINANET.BBOX_REG_BETA", 0.11, 1.0, losses, RETINANET),
+    Row("RETINANET.BOX_LOSS", "smooth_l1", "giou", losses, RETINANET),
     Row("RETINANET.PRE_NMS_TOP_N", 1000, 2, detections, RETINANET),
     Row("RETINANET.POSITIVE_OVERLAP", 0.5, 0.7, losses, RETINANET),
     Row("RETINANET.NEGATIVE_OVERLAP", 0.4, 0.1, losses, RETINANET),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from observe import (
     detections,
     evaluation,
+    first_layer_of_a_foreign_file,
     found_data,
     loader_processes,
     losses,
@@ -38,6 +39,7 @@ ROWS = [
     Row("EXPECTED_RESULTS_ATOL", 0.005, 0.1, verdict, {"EXPECTED_RESULTS": NOT_EXPECTED}),
     Row("EXPECTED_RESULTS_SIGMA_TOL", 4, 10, verdict, {"EXPECTED_RESULTS": NOT_EXPECTED_MEAN}),
     Row("DOWNLOAD_CACHE", str(DATA / "cache_a"), str(DATA / "cache_b"), found_data),
+    Row("INPUT.WEIGHTS_COLOURS", "auto", "RGB", first_layer_of_a_foreign_file),
     Row("INPUT.PIXEL_STDS", (1.0, 1.0, 1.0), (57.375, 57.12, 58.395), losses),
     Row("INPUT.BRIGHTNESS", 0.0, 0.5, training_batches),
     Row("INPUT.CONTRAST", 0.0, 0.5, training_batches),

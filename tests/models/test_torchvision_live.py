@@ -112,6 +112,26 @@ def test_same_detections_of_faster_rcnn(
     assert_same_detections(*_pair(build, make_config, full_size), images)
 
 
+SECOND_GENERATION = {
+    "FPN.NORM": "batch", "RPN.NUM_CONVS": 2, "FAST_RCNN.ROI_BOX_HEAD": "fast_rcnn_heads.add_roi_Xconv1fc_head",
+    "FAST_RCNN.NORM": "batch", "FAST_RCNN.CONV_HEAD_DIM": 256, "MRCNN.NORM": "batch",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2"])
+def test_same_detections_of_the_second_generation(
+    name: str, make_config: Callable[..., Any], full_size: dict[str, Any], images: list[torch.Tensor]
+) -> None:
+    """Batch norms in pyramid and heads, two convolutions in the RPN, four in the box head."""
+    build = getattr(torchvision.models.detection, name)
+    peer, ours = _pair(build, make_config, full_size, SECOND_GENERATION)
+    assert_same_detections(peer, ours, images)
+    state = {k: v for k, v in peer.state_dict().items() if not k.endswith("num_batches_tracked")}
+    back = to_torchvision(from_torchvision(state))
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
 @pytest.mark.slow
 def test_same_detections_with_a_grouped_body(
     make_config: Callable[..., Any], full_size: dict[str, Any], images: list[torch.Tensor]

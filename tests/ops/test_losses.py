@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import torchvision
 from torch import Tensor
 
 from detectune.ops import losses as ops
@@ -202,3 +203,45 @@ def test_nothing_waits_for_values(traced_without_values) -> None:
         torch.tensor([True, False, True]),
     )
     torch.testing.assert_close(traced_without_values(total, *args), total(*args))
+
+
+def slow_giou(a: list[float], b: list[float], offset: float) -> float:
+    """By its definition: overlap, less the part of the hull that neither box covers."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
+    areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
+    union = sum(areas) - width * height
+    hull = (max(a[2], b[2]) - min(a[0], b[0]) + offset) * (max(a[3], b[3]) - min(a[1], b[1]) + offset)
+    return width * height / union - (hull - union) / hull
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_generalized_overlap_of_boxes(offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 40, 2, generator=generator) * 60
+    boxes = torch.cat((corners, corners + 1 + torch.rand(2, 40, 2, generator=generator) * 40), -1)
+    pred, target = boxes[0].requires_grad_(), boxes[1]
+    valid = torch.arange(40) % 3 > 0
+    slow = [
+        1 - slow_giou(p, t, offset)
+        for p, t, v in zip(pred.tolist(), target.tolist(), valid.tolist(), strict=True)
+        if v
+    ]
+    assert min(slow) < 0.9 and max(slow) > 1.3  # some boxes touch, some are far apart
+    loss = ops.generalized_iou_loss(pred, target, valid, offset=offset, normalizer=7.0)
+    assert float(loss.detach()) == pytest.approx(sum(slow) / 7, rel=1e-5)
+    loss.backward()
+    assert pred.grad is not None and not pred.grad[~valid].any() and pred.grad[valid].abs().sum(-1).min() > 0
+    if not offset:
+        theirs = torchvision.ops.generalized_box_iou_loss(
+            pred.detach()[valid], target[valid], reduction="sum"
+        )
+        assert float(loss.detach()) == pytest.approx(float(theirs) / 7, rel=1e-6)
+
+
+def test_rows_that_do_not_count_spoil_no_gradient_of_the_overlap() -> None:
+    pred = torch.tensor([[0.0, 0, 4, 4], [torch.inf, 0, 4, 4], [2.0, 2, 2, 2]], requires_grad=True)
+    target = torch.tensor([[1.0, 1, 5, 5], [torch.nan, 0, 1, 1], [0.0, 0, 0, 0]])
+    loss = ops.generalized_iou_loss(pred, target, torch.tensor([True, False, False]), normalizer=1.0)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(pred.grad).all() and not pred.grad[1:].any()

@@ -142,6 +142,8 @@ def tune(
         verdict = run_rounds(
             spec, base, folder, plan=plan, workers=workers, log=_log, make_pool=make_pool, changed=_Progress()
         )
+        for part in verdict["rounds"]:
+            write_page(folder / part["folder"])  # to which the page of them all links
         print(f"Report: {write_page(folder)}", flush=True)
         print_verdict(verdict, folder)
         return

@@ -56,7 +56,7 @@ def picture(
         case "boundary":
             return strips(gate, trials, knobs, edges=True)
         case "enough points":
-            return values(trials, maximize=maximize)
+            return values(trials, maximize=maximize, close=gate["data"])
         case "infeasible":
             return strips(gate, trials, knobs, edges=False)
         case "optimisation":
@@ -64,7 +64,7 @@ def picture(
         case "instability":
             return multiples(gate["data"]["above"])
         case "length":
-            bands = [(0.0, 0.1), (0.75, 1.0)]
+            bands = [(begin, end) for begin, end in gate["data"].get("bands", ())]
             return curves([t.curve for t in best], "the best trials over their run", bands=bands)
         case "overfitting":
             return curves([t.curve for t in best], "the best trials over their run")
@@ -95,7 +95,8 @@ def strips(
         canvas.add("text", short(knob.low or 0), x=LEFT, y=y + 21)
         canvas.add("text", short(knob.high or 0), x=WIDTH - RIGHT, y=y + 21, text_anchor="end")
         if edges:
-            for low, high in ((0.0, 0.2), (0.8, 1.0)):
+            edge = gate["data"].get("edge", 0.0)
+            for low, high in ((0.0, edge), (1 - edge, 1.0)):
                 canvas.add(
                     "rect", x=_x(low), y=y - 9, width=_x(high) - _x(low), height=18, class_="zone-edge"
                 )
@@ -120,31 +121,33 @@ def strips(
     return canvas.finish(f"Where the trials lie in {', '.join(k.key for k in shown)}; {what}.")
 
 
-def values(trials: Sequence[StudyTrial], *, maximize: bool) -> Markup | None:
-    """The values of all complete trials on one line; half of the way from the median to the best is shaded."""
+def values(
+    trials: Sequence[StudyTrial], *, maximize: bool, close: Mapping[str, Any] | None = None
+) -> Markup | None:
+    """The values of all complete trials on one line; `close` has the `best` and the `reach` that is shaded."""
     found = [trial.values[0] for trial in trials if trial.values]
     if len(found) < 2 or min(found) == max(found):
         return None
-    best = max(found) if maximize else min(found)
-    middle = median(found)
+    best, middle = max(found) if maximize else min(found), median(found)
     # Far below the median nothing is compared, and a hopeless trial would squeeze the others together.
-    worst = (max if maximize else min)(min(found) if maximize else max(found), middle - (best - middle) * 2)
+    worst = max(min(found), 3 * middle - 2 * best) if maximize else min(max(found), 3 * middle - 2 * best)
     low, high = min(best, worst), max(best, worst)
     canvas = Canvas(48)
 
     def at(value: float) -> float:
         return _x(min(max((value - low) / (high - low), 0), 1))
 
-    reach = sorted((at(best), at((best + middle) / 2)))
-    canvas.add("rect", x=reach[0], y=8, width=reach[1] - reach[0], height=20, class_="good-region")
+    if close and "reach" in close:
+        end = close["best"] - close["reach"] if maximize else close["best"] + close["reach"]
+        left, right = sorted((at(close["best"]), at(end)))
+        canvas.add("rect", x=left, y=8, width=right - left, height=20, class_="good-region")
     canvas.add("line", x1=_x(0), x2=_x(1), y1=18, y2=18, class_="axis")
     for value in found:
         canvas.add("circle", cx=at(value), cy=18, r=3.4, class_="dot-all")
     canvas.add("text", short(low), x=LEFT, y=42)
     canvas.add("text", short(high), x=WIDTH - RIGHT, y=42, text_anchor="end")
-    return canvas.finish(
-        f"{len(found)} values from {short(min(found))} to {short(max(found))}; close to the best is shaded."
-    )
+    span = f"{short(min(found))} to {short(max(found))}"
+    return canvas.finish(f"{len(found)} values from {span}; close to the best is shaded.")
 
 
 def curves(lines: Sequence[Curve], label: str, *, bands: Sequence[tuple[float, float]] = ()) -> Markup | None:

@@ -21,7 +21,6 @@ TITLES = {
     "saturation": "Do runs go on after they have levelled off?",
     "question": "Is there something better than what you have?",
 }
-TIE_REACH = 1.96 * 2**0.5  # two single runs differ by less than this many deviations 19 times of 20
 
 
 def verdict_view(study: StudyRecord) -> dict[str, Any] | None:
@@ -60,9 +59,9 @@ def tie_band(study: StudyRecord) -> dict[str, float] | None:
     """{"low", "high"}: between them a single run cannot be told from the best; None if the noise was not measured."""
     confirmed, best = study.verdict.get("confirmed"), study.best
     measured = (confirmed or {}).get("short", confirmed)  # of runs as long as the trials
-    if not measured or not measured.get("noise") or best is None or not best.values:
+    if not measured or not measured.get("reach") or best is None or not best.values:
         return None
-    reach, value = TIE_REACH * measured["noise"], best.values[0]
+    reach, value = measured["reach"], best.values[0]
     low, high = (value - reach, value) if study.objectives[0].maximize else (value, value + reach)
     return {"low": low, "high": high}
 

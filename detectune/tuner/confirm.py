@@ -7,6 +7,7 @@ wider for as many candidates as there are, so that the luckiest of several equal
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from detectune.tuner.curves import rises
 from detectune.tuner.gates import ranked
 from detectune.tuner.history import History
 from detectune.tuner.ledger import trial_seed
-from detectune.tuner.noise import difference, pooled_sd
+from detectune.tuner.noise import difference, pooled_sd, t_value
 from detectune.tuner.outcomes import Outcome
 from detectune.tuner.repeats import Repeat, run_repeats, value_of
 from detectune.tuner.study import BASE
@@ -114,10 +115,14 @@ def confirm(
 def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, Any]:
     """Who wins, who ties with the winner, and whether it beats the base, the first of `candidates`, beyond noise."""
     base, others = candidates[0], [c for c in candidates[1:] if None not in c.values]
+    noise = pooled_sd([_known(c) for c in candidates])
+    freedom = sum(max(0, len(_known(c)) - 1) for c in candidates)
     content: dict[str, Any] = {
         "format": FORMAT,
         "candidates": [_described(c) for c in candidates],
-        "noise": pooled_sd([_known(c) for c in candidates]),
+        "noise": noise,
+        # Two single runs of one configuration differ by less than this, 19 times of 20.
+        "reach": None if noise is None else t_value(at.CONFIDENCE, freedom) * noise * math.sqrt(2),
         "winner": None, "change": False, "gain": None, "ties": [],
     }  # fmt: skip
     if not others:

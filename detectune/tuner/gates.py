@@ -95,8 +95,11 @@ def boundary(history: History) -> Gate:
             if share >= at.EDGE_SHARE and (low, high_end) != (dimension.low, dimension.high):
                 end = "upper" if high else "lower"
                 found.append((share, {"key": dimension.key, "end": end, "low": low, "high": high_end}))
+    drawn = {"edge": at.EDGE}
     if not found:
-        return Gate("boundary", "PASS", 0.0, "The best trials do not crowd at an edge of the space.")
+        return Gate(
+            "boundary", "PASS", 0.0, "The best trials do not crowd at an edge of the space.", data=drawn
+        )
     share = max(share for share, _ in found)
     edges = [edge for _, edge in found]
     said = [f"{e['key']} at its {e['end']} end: {e['low']:g} to {e['high']:g}" for e in edges]
@@ -107,7 +110,7 @@ def boundary(history: History) -> Gate:
         f"{share:.0%} of the best {len(best)} trials lie at the edge of a range.",
         "Widen " + "; ".join(said) + ".",
         tuple(edge["key"] for edge in edges),
-        {"edges": edges},
+        drawn | {"edges": edges},
     )
 
 
@@ -123,9 +126,8 @@ def enough_points(history: History) -> Gate:
     good = sum(abs(best - value) <= reach for value in values)
     level: Level = "PASS" if good >= at.GOOD_ENOUGH else "WARN" if good >= at.GOOD_TOO_FEW else "FAIL"
     advice = "" if level == "PASS" else "Run more trials, or narrow the ranges around the best."
-    return Gate(
-        "enough points", level, good, f"{good} of {len(values)} trials come close to the best.", advice
-    )
+    text = f"{good} of {len(values)} trials come close to the best."
+    return Gate("enough points", level, good, text, advice, data={"best": best, "reach": reach})
 
 
 def infeasible(history: History) -> Gate:
@@ -210,19 +212,22 @@ def length(history: History, curves: Curves) -> Gate:
         return Gate(
             "length", "PASS", 0.0, "There are no curves to tell whether runs are too long or too short."
         )
+    drawn = {"bands": [[0.0, at.TOO_LONG], [1 - at.TOO_SHORT, 1.0]]}
     early = sum(best_place(curve, maximize=maximize) <= at.TOO_LONG for curve in known) / len(known)
     rising = sum(still_rising(curve, maximize=maximize) for curve in known) / len(known)
     if early >= at.TROUBLE_SHARE:
         text = (
             f"{early:.0%} of the best trials are at their best in the first {at.TOO_LONG:.0%} of their run."
         )
-        return Gate("length", "FAIL", early, text, "Train for fewer iterations, or evaluate more often.")
+        return Gate(
+            "length", "FAIL", early, text, "Train for fewer iterations, or evaluate more often.", data=drawn
+        )
     if rising >= at.TROUBLE_SHARE:
         text = f"{rising:.0%} of the best trials are at their best in the last {at.TOO_SHORT:.0%}, and still gaining."
-        return Gate(
-            "length", "WARN", rising, text, "Train the winner for longer before the final comparison."
-        )
-    return Gate("length", "PASS", max(early, rising), "The best trials have levelled off by their end.")
+        advice = "Train the winner for longer before the final comparison."
+        return Gate("length", "WARN", rising, text, advice, data=drawn)
+    text = "The best trials have levelled off by their end."
+    return Gate("length", "PASS", max(early, rising), text, data=drawn)
 
 
 def overfitting(history: History, curves: Curves) -> Gate:

@@ -48,8 +48,26 @@ NARROW_LEAST = 0.3  # OURS: of a range, kept in any case
 CONFIDENCE = 0.95  # OURS: of every interval
 MOST_SEEDS = 100  # OURS: a difference that needs more seeds is called none
 
-# Instability above the best rate, and what gradient norms advise.
+# Instability above the best rate, and what gradient norms advise (`detectune gradients`).
 RATE_FACTORS = (2.0, 5.0, 10.0)  # PLAYBOOK: look at rates above the best one; OURS: these
 CLIP_PERCENTILE = 0.9  # PLAYBOOK: clip at the 90th percentile of the gradient norms
 CLIPPED_TOO_MANY = 0.5  # PLAYBOOK: more than half of the updates clipped: lower the rate instead
 SETTLED = 1.5  # OURS: norms within this factor of the run's median have settled
+NORMS_LEAST = 20  # OURS: a 90th percentile of fewer is two of them
+NORM_WINDOW = 0.02  # OURS: of the run: norms whose median is compared, so that one bad batch does not count
+
+# Learning rates (`detectune lr-find`); the playbook looks at the whole curve instead.
+RATES_PER_DECADE = 3  # OURS: of the first pass
+RATE_PRECISION = 1.05  # OURS: the critical rate is bracketed within this factor
+RATE_SAFETY = 0.5  # OURS: a start lies no higher than this part of the critical rate
+RATE_MARGIN = 0.02  # OURS: losses within this part of the whole fall of the lowest are as good
+
+# Batches (`detectune batch-find`); the playbook: the batch is no knob for quality, take what trains fastest.
+AS_FAST = 0.9  # OURS: of the highest throughput
+BATCH_RESOLUTION = 16  # OURS: the largest batch is known to one part in so many
+
+# Iterations (`detectune steps`).
+CURVE_LEAST = 4  # OURS: evaluations
+REACHED = 0.99  # OURS: of the whole gain: enough
+MOST_LONGER = 4.0  # OURS: a fit is not believed further than so many times the run
+SPARE = 1.5  # OURS: of the best step of a run that was too long

@@ -57,6 +57,8 @@ def test_a_bad_rate_is_mended_and_the_same_command_trains_nothing_twice(
     )
     names = [gate["name"] for gate in verdict["gates"]]
     assert names[0] == "boundary" and names[-1] == "question" and verdict["gates"][-1]["level"] == "PASS"
+    page = (folder / "report.html").read_text()
+    assert 'href="round_1/report.html"' in page and (folder / "round_1" / "report.html").is_file()
     files = [*folder.glob("**/model_final.safetensors")]
     stamps = {file: file.stat().st_mtime_ns for file in files}
     again = command("tune", "study")

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-AS_FAST = 0.9  # OURS: of the highest throughput
-RESOLUTION = 16  # the largest batch is known to one part in so many
+from detectune.tuner import thresholds as at
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def find_batch(
         if batch <= max(found):
             break
     good = max((m.batch for m in found.values() if m.images_per_second is not None), default=None)
-    while good is not None and failed <= most and failed - good > max(1, good // RESOLUTION):
+    while good is not None and failed <= most and failed - good > max(1, good // at.BATCH_RESOLUTION):
         middle = (good + failed) // 2
         if fits(middle):
             good = middle
@@ -92,7 +91,7 @@ def _advise(found: dict[int, Measured], largest: int | None, limit: int | None) 
         )
     speeds = {m.batch: m.images_per_second for m in rows if m.images_per_second is not None}
     fastest = max(speeds.values())
-    take = min(batch for batch, speed in speeds.items() if speed >= AS_FAST * fastest)
+    take = min(batch for batch, speed in speeds.items() if speed >= at.AS_FAST * fastest)
     room = "" if limit is None else f" in {limit / 2**30:.3g} GiB"
     text = (
         f"The largest batch that fits{room} is {largest}. TRAIN.IMS_PER_BATCH={take} reaches {speeds[take]:.3g} images "

@@ -16,9 +16,6 @@ from typing import Any
 from detectune.errors import UserError
 from detectune.tuner import thresholds as at
 
-LEAST = 20  # norms: a 90th percentile of fewer is two of them
-WINDOW = 0.02  # of the run: norms whose median is compared, so that one bad batch does not count
-
 Norms = Sequence[tuple[float, float]]  # (iteration, norm), iterations rising
 
 
@@ -57,10 +54,10 @@ def advise_gradients(norms: Norms, *, clip: float, warm_up: int, rate: float) ->
     """From the norms before clipping, and the SOLVER keys CLIP_GRADIENT_NORM, WARM_UP_ITERS and BASE_LR.
 
     Raises:
-        UserError: for fewer than LEAST norms.
+        UserError: for fewer than NORMS_LEAST norms.
     """
-    if len(norms) < LEAST:
-        raise UserError(f"{len(norms)} gradient norms say too little; {LEAST} are needed.")
+    if len(norms) < at.NORMS_LEAST:
+        raise UserError(f"{len(norms)} gradient norms say too little; {at.NORMS_LEAST} are needed.")
     ordered = sorted(norm for _, norm in norms)
     percentile = ordered[math.ceil(at.CLIP_PERCENTILE * len(ordered)) - 1]
     settings: dict[str, Any] = {}
@@ -101,7 +98,7 @@ def settled_from(norms: Norms) -> int:
     """
     values = [norm for _, norm in norms]
     usual = median(values[len(values) // 2 :])
-    width = max(5, math.ceil(WINDOW * len(values)))
+    width = max(5, math.ceil(at.NORM_WINDOW * len(values)))
     windows = range(len(values) // 2 - width)
     first = next((i for i in windows if median(values[i : i + width]) <= at.SETTLED * usual), 0)
     # A window's median is high as long as half of the window is.

@@ -13,10 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PER_DECADE = 3  # rates of the first pass
-PRECISION = 1.05  # the critical rate is bracketed within this factor
-SAFETY = 0.5  # OURS: a start lies no higher than this part of the critical rate
-MARGIN = 0.02  # OURS: losses within this part of the whole fall of the lowest are as good
+from detectune.tuner import thresholds as at
 
 Probe = Callable[[float], tuple[float, float | None]]
 
@@ -63,7 +60,7 @@ def find_rate(
         told(probed[rate])
         return probed[rate]
 
-    count = max(2, math.ceil(PER_DECADE * math.log10(high / low)) + 1)
+    count = max(2, math.ceil(at.RATES_PER_DECADE * math.log10(high / low)) + 1)
     failed_in_a_row = 0
     for i in range(count):
         found = look(low * (high / low) ** (i / (count - 1)))
@@ -79,7 +76,7 @@ def find_rate(
     failing = min((p.rate for p in probed.values() if p.rate > best.rate and not p.learns), default=None)
     if failing is not None:
         good = max(p.rate for p in learning if p.rate < failing)
-        while failing / good > PRECISION:
+        while failing / good > at.RATE_PRECISION:
             middle = math.sqrt(good * failing)
             if look(middle).learns:
                 good = middle
@@ -95,8 +92,8 @@ def _advise(probed: tuple[Probed, ...], critical: float | None) -> RateAdvice:
     losses = [p.after for p in learning if p.after is not None]
     lowest = min(losses)
     best = learning[losses.index(lowest)]
-    reach = lowest + MARGIN * (best.before - lowest)
-    safe = math.inf if critical is None else SAFETY * critical
+    reach = lowest + at.RATE_MARGIN * (best.before - lowest)
+    safe = math.inf if critical is None else at.RATE_SAFETY * critical
     as_good = [p.rate for p in learning if p.after is not None and p.after <= reach]
     start = min(max(as_good), safe)
     if critical is None:

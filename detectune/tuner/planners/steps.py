@@ -17,11 +17,6 @@ from detectune.errors import UserError
 from detectune.tuner import thresholds as at
 from detectune.tuner.curves import Curve, best_place, still_rising
 
-LEAST = 4  # evaluations
-REACHED = 0.99  # OURS: of the whole gain: enough
-MOST_LONGER = 4.0  # OURS: a fit is not believed further than so many times the run
-SPARE = 1.5  # OURS: after the best step of a run that was too long
-
 Word = Literal["too long", "too short", "right"]
 
 
@@ -38,34 +33,35 @@ def advise_steps(curve: Curve, *, maximize: bool) -> StepsAdvice:
     """From (iteration, value), iterations rising.
 
     Raises:
-        UserError: for fewer than LEAST evaluations.
+        UserError: for fewer than CURVE_LEAST evaluations.
     """
-    if len(curve) < LEAST:
+    if len(curve) < at.CURVE_LEAST:
         raise UserError(
-            f"{len(curve)} evaluations do not show a curve; set TRAIN.EVAL_ITERS so that a run has {LEAST} or more."
+            f"{len(curve)} evaluations do not show a curve; set TRAIN.EVAL_ITERS so that a run has {at.CURVE_LEAST} or "
+            "more."
         )
     place, length = best_place(curve, maximize=maximize), curve[-1][0]
     if place <= at.TOO_LONG:
         best = place * length
-        steps = _rounded(SPARE * best)
+        steps = _rounded(at.SPARE * best)
         return StepsAdvice(
             "too long", steps, f"The best evaluation was at {best:.0f} of {length:.0f}: {steps} are enough."
         )
     scale = fit_scale(curve, maximize=maximize)
     if still_rising(curve, maximize=maximize):
-        wanted = math.inf if scale is None else scale * math.log(1 / (1 - REACHED))
-        steps = _rounded(min(max(wanted, SPARE * length), MOST_LONGER * length))
+        wanted = math.inf if scale is None else scale * math.log(1 / (1 - at.REACHED))
+        steps = _rounded(min(max(wanted, at.SPARE * length), at.MOST_LONGER * length))
         return StepsAdvice(
             "too short", steps,
             f"It still gained in the last {at.TOO_SHORT:.0%} of {length:.0f}: try {steps}"
-            f"{', as far as the curve can be continued' if wanted > MOST_LONGER * length else ''}.",
+            f"{', as far as the curve can be continued' if wanted > at.MOST_LONGER * length else ''}.",
         )  # fmt: skip
-    enough = length if scale is None else min(length, scale * math.log(1 / (1 - REACHED)))
+    enough = length if scale is None else min(length, scale * math.log(1 / (1 - at.REACHED)))
     steps = _rounded(enough)
     return StepsAdvice(
         "right",
         steps,
-        f"It has levelled off: {REACHED:.0%} of the gain was there by {steps} of {length:.0f}.",
+        f"It has levelled off: {at.REACHED:.0%} of the gain was there by {steps} of {length:.0f}.",
     )
 
 

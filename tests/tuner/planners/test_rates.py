@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from detectune.tuner.planners.rates import PRECISION, Probe, find_rate
+from detectune.tuner.planners.rates import Probe, find_rate
+from detectune.tuner.thresholds import RATE_PRECISION as PRECISION
 
 
 def quadratic(curvatures: list[float], *, momentum: float = 0.0, steps: int = 200) -> Probe:

@@ -131,20 +131,23 @@ def rung_config(file: Path, *, seed: int, length: Length) -> Config:
 def fast_schedule(config: Config, *, batch: int) -> dict[str, Any]:
     """A quarter of the source's epochs, with momentum and a rate that falls along a cosine.
 
-    The rate is in proportion to the batch, weight decay keeps its lambda. Rungs from 5 on have such a schedule of their
-    own, of which only the quick ladder changes the batch.
+    The rate is in proportion to the batch, weight decay keeps its lambda. Two convolutions with sigmoids (rung 3) start on
+    a plateau that takes gradient descent some 4,000 updates to leave, more than there are here: they get Adam. Rungs from
+    5 on have such a schedule of their own, of which only the quick ladder changes the batch.
     """
-    old = config.TRAIN.IMS_PER_BATCH
+    old, layers = config.TRAIN.IMS_PER_BATCH, config.CLASSIFIER.LAYERS
+    plateau = "sigmoid" in layers and sum(layer.startswith("conv") for layer in layers) > 1
     if config.SOLVER.MOMENTUM > 0:
         rate, epochs = config.SOLVER.BASE_LR * batch / old, config.SOLVER.MAX_EPOCHS
     else:
-        rate, epochs = (0.006 if "sigmoid" in config.CLASSIFIER.LAYERS else 0.001) * batch, FAST_EPOCHS
+        rate, epochs = (0.006 if "sigmoid" in layers else 0.001) * batch, FAST_EPOCHS
     steps = config.TRAIN.EVAL_ITERS * old // batch
     return {
+        **({"SOLVER.OPTIMIZER": "adam"} if plateau else {}),
         "TRAIN.IMS_PER_BATCH": batch,
         "TRAIN.EVAL_ITERS": steps,
         "TRAIN.SNAPSHOT_ITERS": steps,
-        "SOLVER.BASE_LR": rate,
+        "SOLVER.BASE_LR": 0.001 if plateau else rate,
         "SOLVER.LR_POLICY": "cosine_decay" if config.SOLVER.MOMENTUM == 0 else config.SOLVER.LR_POLICY,
         "SOLVER.WARM_UP_ITERS": steps // 2,
         "SOLVER.MOMENTUM": 0.9,

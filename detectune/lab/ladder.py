@@ -131,9 +131,9 @@ def rung_config(file: Path, *, seed: int, length: Length) -> Config:
 def fast_schedule(config: Config, *, batch: int) -> dict[str, Any]:
     """A quarter of the source's epochs, with momentum and a rate that falls along a cosine.
 
-    The rate is in proportion to the batch, weight decay keeps its lambda. Two convolutions with sigmoids (rung 3) start on
-    a plateau that takes gradient descent some 4,000 updates to leave, more than there are here: they get Adam. Rungs from
-    5 on have such a schedule of their own, of which only the quick ladder changes the batch.
+    The rate is in proportion to the batch, weight decay keeps its lambda. Two convolutions with sigmoids (rung 3) start
+    on a plateau that takes gradient descent some 4,000 updates to leave, most of what there is here: they get Adam.
+    Rungs from 5 on have such a schedule of their own, of which only the quick ladder changes the batch.
     """
     old, layers = config.TRAIN.IMS_PER_BATCH, config.CLASSIFIER.LAYERS
     plateau = "sigmoid" in layers and sum(layer.startswith("conv") for layer in layers) > 1

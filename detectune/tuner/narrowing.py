@@ -67,9 +67,10 @@ def _near(dimension: Dimension, good: list[Trial]) -> tuple[Dimension, list[str]
     short = at.NARROW_LEAST - (high - low)
     if short > 0:
         low, high = low - short / 2, high + short / 2
-    if low <= 0 and high >= 1:
+    low, high = max(0.0, low), min(1.0, high)
+    if high - low > 1 - at.NARROW_WORTH:
         return dimension, []
-    new = with_range(dimension, at_position(dimension, max(0.0, low)), at_position(dimension, min(1.0, high)))
+    new = with_range(dimension, at_position(dimension, low), at_position(dimension, high))
     return new, ["the good trials lie there"]
 
 

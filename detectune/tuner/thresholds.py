@@ -42,6 +42,7 @@ ROUND_LEAST = 4  # OURS: trials of a round
 GOOD_PART = 0.25  # OURS: of the complete trials, by which a range is narrowed ...
 GOOD_LEAST = 5  # OURS: ... but never fewer
 NARROW_MARGIN = 0.15  # OURS: of a range, kept on both sides of the good trials
+NARROW_WORTH = 0.1  # OURS: of a range, that must go for it to be narrowed at all
 NARROW_LEAST = 0.3  # OURS: of a range, kept in any case
 
 # Noise: the playbook asks for it to be measured and gives no figure.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "--knobs", "--trials", "--minutes", "--trial-minutes", "--workers", "--output", "--sampler", "--pruner",
-    "--objective", "--seed", "--name", "--join", "--ray", "--rounds", "--short",
+    "--objective", "--seed", "--name", "--join", "--ray", "--rounds", "--short", "--population",
     "--confirm", "--seeds", "--instability", "--debug", "--help",
 )  # fmt: skip
 
@@ -92,6 +92,14 @@ def tune(
     instability: Annotated[
         bool, typer.Option("--instability", help="Look at 2, 5 and 10 times the best learning rate, too.")
     ] = False,
+    population: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Train N trials at a time as one program: small classifiers whose knobs are numbers. --workers is how "
+            "many processes share them. [default: a process for each core]",
+        ),
+    ] = None,
 ) -> None:
     """Search over knobs: proposes settings, trains each in its own run directory, compares, says which is best.
 
@@ -105,7 +113,7 @@ def tune(
 
     asked = Request(
         name=name, sampler=sampler, pruner=pruner, trials=trials, minutes=minutes,
-        trial_minutes=trial_minutes, workers=workers, seed=seed,
+        trial_minutes=trial_minutes, workers=workers, seed=seed, population=population,
         objectives=objective.split(",") if objective else None,
     )  # fmt: skip
     plan = make_plan(rounds=rounds, short=short, finalists=confirm, seeds=seeds, instability=instability)
@@ -121,18 +129,27 @@ def tune(
         spec, base, request = (_go_on if is_study(Path(study)) else _prepare)(study, overrides, knobs, asked)
         if is_study(Path(study)):
             output, plan = output or Path(study), plan or stored_plan(Path(study))
+    if ray is not None and request.population:
+        raise UserError("A population is trained on this machine; leave out --ray or --population.")
     folder = (output or Path("studies") / (spec.name if spec else name or "joined")).expanduser()
     from detectune.tuner.session import run_study
-    from detectune.tuner.workers import LocalPool
 
-    workers = request.workers or 1
+    size = request.population or (spec.population if spec else 0)
+    workers = size or request.workers or 1
+    device = base.MODEL.DEVICE if base else "auto"
 
     def make_pool() -> AbstractContextManager[Pool]:
+        if size:
+            from detectune.cli.population_pool import make_population_pool
+
+            return make_population_pool(size, processes=request.workers, device=device)
         if ray is None:
-            return LocalPool(workers)
+            from detectune.tuner.workers import LocalPool
+
+            return LocalPool(request.workers or 1)
         from detectune.tuner.ray_pool import RayPool
 
-        return RayPool(ray, workers)
+        return RayPool(ray, request.workers or 1)
 
     print(f"Study directory: {folder}", flush=True)
     if plan is not None and plan.rounds:
@@ -148,8 +165,9 @@ def tune(
         print_verdict(verdict, folder)
         return
     history = run_study(
-        spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
-    )
+        spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool,
+        changed=_Progress(),
+    )  # fmt: skip
     print_study(history, folder)
     if plan is not None and spec is not None and base is not None:
         confirm_study(folder, spec, history, base, plan, workers=workers, make_pool=make_pool, log=_log)
@@ -191,7 +209,12 @@ def _prepare(
         print(f"Notice: {notice}", file=sys.stderr)
     if request.workers is not None and request.workers < 1:
         raise UserError(f"workers must be at least 1, not {request.workers}.")
-    return complete(request, base, default_name=default_name, default_metric=best_metric(base)), base, request
+    spec = complete(request, base, default_name=default_name, default_metric=best_metric(base))
+    if spec.population:
+        from detectune.cli.population_pool import check_population
+
+        check_population(spec.space, base)
+    return spec, base, request
 
 
 def _go_on(

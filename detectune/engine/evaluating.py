@@ -139,6 +139,7 @@ def evaluate_with_validation_loss(run: Run, dataset: str) -> dict[str, float]:
             dataset=dataset,
             team=run.team,
             log=run.log_once,
+            used=run.note_test,
         )
     )
     if run.team.first:

@@ -146,9 +146,9 @@ class Predictor:
         self._short_side, self._max_size = config.TEST.SCALE, config.TEST.MAX_SIZE
         self._stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
         self._proposal_limit = config.TEST.PROPOSAL_LIMIT
-        self._mask_thresh = config.MRCNN.THRESH_BINARIZE
+        self.mask_thresh = config.MRCNN.THRESH_BINARIZE
         self._keypoint_shift = KEYPOINT_SHIFT[config.MODEL.GEOMETRY]
-        self._keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
+        self.keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
         self.augmented = build_augmentation(
             config,
             self.model,
@@ -191,7 +191,7 @@ class Predictor:
         """Detections of a batch in the original frame; `pixels` as for `predict_network`."""
         found = self.predict_network(images, pixels)
         return [
-            to_original(d, info, self.geometry, mask_thresh=self._mask_thresh)
+            to_original(d, info, self.geometry, mask_thresh=self.mask_thresh)
             for d, info in zip(found, images.infos, strict=True)
         ]
 
@@ -221,7 +221,7 @@ class Predictor:
             self.class_info,
             offset=self.geometry.offset,
             keypoint_shift=self._keypoint_shift,
-            keypoint_confidence=self._keypoint_confidence,
+            keypoint_confidence=self.keypoint_confidence,
         )
 
 

@@ -70,6 +70,7 @@ class Run:
     team: Team = ALONE  # the processes that train together
     exits: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # closes what hooks opened
     said: set[str] = field(default_factory=set)  # by `log_once`
+    tested: object = None  # a `testing.InTest`: what the last evaluation of a detector was done with
 
     @property
     def batch(self) -> int:
@@ -86,6 +87,10 @@ class Run:
         if line not in self.said:
             self.said.add(line)
             self.log(line)
+
+    def note_test(self, tested: object) -> None:
+        """Keep what an evaluation is done with, for hooks that look at it."""
+        self.tested = tested
 
     def request_stop(self, reason: str) -> None:
         """End the run after this step, normally: it is evaluated and saved. The first reason counts."""

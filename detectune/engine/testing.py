@@ -15,6 +15,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ NUM_WORST = 6  # and those with the most mistakes
 DRAWN_SCORE = 0.5  # detections below it are not drawn, nor counted when images are ranked
 
 
+@dataclass(frozen=True)
+class InTest:
+    """What a data set is tested with."""
+
+    predictor: Predictor
+    loader: Loader
+
+
 def test(
     config: Config,
     weights: Path | str | None = None,
@@ -54,18 +63,20 @@ def test(
     records: slice = ALL_RECORDS,
     team: Team | None = None,
     log: Callable[[str], None] = print,
+    used: Callable[[InTest], object] = lambda _: None,
 ) -> dict[str, float]:
     """Measure AP (of a classifier: accuracy) on `dataset` or each of TEST.DATASETS; returned are the first one's.
 
     Undefined metrics (no objects of that kind) are left out. `model` replaces reading `weights` or TEST.WEIGHTS.
     `records` restricts the test to a range of each data set. The processes of `team` (if not given, those that this
     process was started with) share the images; the first one evaluates and writes, all of them return its metrics.
+    `used` is told what each data set is tested with, for callers that look whether settings arrive there.
     """
     if team is None and launched() is not None:
         with joined(device=config.MODEL.DEVICE, num_processes=config.NUM_GPUS) as team:
             return test(
                 config, weights, output_dir=output_dir, model=model, dataset=dataset, records=records, team=team,
-                log=log,
+                log=log, used=used,
             )  # fmt: skip
     if config.MODEL.TYPE == "classifier":
         return test_classifier(
@@ -91,6 +102,7 @@ def test(
                 raise DataError(f"{name} has no images in the range {records.start} to {records.stop}.")
             predictor = Predictor(config, weights, model=model, class_info=loader.class_info, log=log)
             check_classes(predictor, loader, config)
+            used(InTest(predictor, loader))
         results.append(_test_one(predictor, loader, config, name, folder / name, log, team))
     return {name: value for name, value in results[0].items() if value is not None}
 

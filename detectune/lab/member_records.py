@@ -35,6 +35,10 @@ class InTraining(Trained, Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
+def nothing_to_look_at(number: int, member: InTraining) -> None:
+    """What a caller does with a member that has been built, where it wants nothing of it."""
+
+
 def record_interval(
     member: InTraining, directory: RunDirectory, *, loss: float, log: Callable[[str], None]
 ) -> None:

@@ -34,6 +34,7 @@ from detectune.engine.run_directory import RunDirectory, write_text
 from detectune.errors import UserError
 from detectune.lab.checks import check_members, check_stack
 from detectune.lab.member import load_data
+from detectune.lab.member_records import InTraining, nothing_to_look_at
 from detectune.lab.population_worker import one_thread, train_block
 from detectune.lab.stack_run import train_stack
 from detectune.models.build_classifier import build_classifier
@@ -62,6 +63,8 @@ def train_population(
     directories: Sequence[Path] | None = None,
     workers: int | None = None,
     log: Callable[[str], None] = print,
+    seen: Callable[[int, Config], Config] | None = None,
+    built: Callable[[int, InTraining], None] = nothing_to_look_at,
 ) -> list[MemberResult]:
     """Train `config` once for each entry of `members`, which holds the keys in which that member differs.
 
@@ -72,6 +75,9 @@ def train_population(
         directories: folders for the members instead of these, one for each.
         workers: processes on a CPU, by default one for each core; 0 trains in this one, which saves their start.
         log: gets a line for each evaluation.
+        seen, built: for a caller that wants to know whether values arrive. `seen` gives the configuration that member
+            k is built from, as that member may see it; `built` gets k and the member before anything is trained. Both
+            need `workers=0`, or a GPU: members of other processes cannot be shown.
 
     Raises:
         UserError: before anything is trained, if a member cannot be trained this way (`check_members` says which).
@@ -87,15 +93,17 @@ def train_population(
     with worker_processes(0 if device.type == "cuda" else count) as processes:
         for member, folder in zip(configs, folders, strict=True):
             prepare_directory(member, folder)
+        if seen is not None:
+            configs = [seen(k, member) for k, member in enumerate(configs)]
         data, tests = load_data(config)
         build_classifier(
             config, input_shape=tuple(data.images.shape[1:]), num_classes=len(data.class_info)
         )  # what cannot be built is said here, once
         if device.type == "cuda":
-            train_stack(configs, folders, data=data, tests=tests, device=device, log=log)
+            train_stack(configs, folders, data=data, tests=tests, device=device, log=log, built=built)
         elif count == 0:
             with one_thread():  # as in a process of a block: sums have the same order
-                train_block(configs, folders, log=log)
+                train_block(configs, folders, log=log, built=built)
         else:
             pairs = list(zip(configs, folders, strict=True))
             train_in_processes(processes, [pairs[k::count] for k in range(count)], log=log)

@@ -22,14 +22,31 @@ from detectune.engine.checkpoint import newest_valid
 from detectune.engine.precision import set_torch_globals
 from detectune.engine.run_directory import RunDirectory
 from detectune.lab.member import Member, load_data
-from detectune.lab.member_records import next_stop, publish, record_interval
+from detectune.lab.member_records import (
+    InTraining,
+    next_stop,
+    nothing_to_look_at,
+    publish,
+    record_interval,
+)
 
 
-def train_block(configs: Sequence[Config], folders: Sequence[Path], *, log: Callable[[str], None]) -> None:
-    """Train one member for each configuration, in its folder, to its end."""
+def train_block(
+    configs: Sequence[Config],
+    folders: Sequence[Path],
+    *,
+    log: Callable[[str], None],
+    built: Callable[[int, InTraining], None] = nothing_to_look_at,
+) -> None:
+    """Train one member for each configuration, in its folder, to its end.
+
+    `built` is called with the number of each member and the member, once all are built and before any trains.
+    """
     data, tests = load_data(configs[0])
     members = [Member(config, data=data, tests=tests) for config in configs]
     pairs = list(zip(members, map(RunDirectory, folders), strict=True))
+    for k, member in enumerate(members):
+        built(k, member)
     for member, directory in pairs:
         go_on(member, directory, log=log)
     while not all(member.finished for member in members):

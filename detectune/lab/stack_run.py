@@ -11,13 +11,39 @@ import torch
 
 from detectune.config.tree import Config
 from detectune.data.labelled import LabelledImages
+from detectune.data.labelled_loader import LabelledLoader
 from detectune.engine.checkpoint import list_checkpoints, load_checkpoint
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.schedule import lr_at
-from detectune.lab.member_records import next_stop, publish, record_interval, save
+from detectune.lab.member_records import (
+    InTraining,
+    next_stop,
+    nothing_to_look_at,
+    publish,
+    record_interval,
+    save,
+)
 from detectune.lab.stack import Stack
 from detectune.models.classifier import Classifier
 from detectune.structures import ClassInfo
+
+
+class StackedSolver:
+    """The numbers of a stack's update for member k, under the names that a `Solver` has for them; to look at."""
+
+    def __init__(self, stack: Stack, k: int) -> None:
+        self.schedule = stack.schedules[k]
+        clip = torch.inf if stack.clip is None else float(stack.clip[k])
+        self.clip_gradient_norm = clip if clip < torch.inf else 0.0
+        self.param_groups = [
+            _group(name, {key: float(value[k]) for key, value in values.items()})
+            for name, values in stack.values.items()
+        ]
+
+    @property
+    def optimizer(self) -> StackedSolver:
+        """Where a `Solver` keeps its groups."""
+        return self
 
 
 class StackedMember:
@@ -66,6 +92,19 @@ class StackedMember:
         return self.stack.diverged_at[self.k]
 
     @property
+    def solver(self) -> StackedSolver:
+        """What the stack's update uses for this member."""
+        return StackedSolver(self.stack, self.k)
+
+    @property
+    def loader(self) -> LabelledLoader:
+        return self.stack.loaders[self.k]
+
+    @property
+    def average(self) -> None:
+        """A stack keeps no average of its weights."""
+
+    @property
     def tests(self) -> Sequence[str]:
         return list(self.stack.tests)
 
@@ -87,6 +126,13 @@ class StackedMember:
         }
 
 
+def _group(name: str, values: Mapping[str, float]) -> dict[str, Any]:
+    """The values of one parameter's update as a group of an optimiser; a stack has no norms."""
+    betas = {"betas": (values["beta1"], values["beta2"])} if "beta1" in values else {}
+    kind = "bias" if name.rpartition(".")[2] == "bias" else "weight"
+    return {"name": kind, "names": [name], **values, **betas}
+
+
 def train_stack(
     configs: Sequence[Config],
     folders: Sequence[Path],
@@ -95,10 +141,16 @@ def train_stack(
     tests: Mapping[str, LabelledImages],
     device: torch.device,
     log: Callable[[str], None],
+    built: Callable[[int, InTraining], None] = nothing_to_look_at,
 ) -> None:
-    """Train all members together; they go on after the last interval that all of them have saved."""
+    """Train all members together; they go on after the last interval that all of them have saved.
+
+    `built` is called with the number of each member and the member, before any trains.
+    """
     stack = Stack(configs, data=data, tests=tests, device=device)
     pairs = [(StackedMember(stack, k), RunDirectory(folder)) for k, folder in enumerate(folders)]
+    for k, (member, _) in enumerate(pairs):
+        built(k, member)
     go_on(stack, [directory for _, directory in pairs])
     every = configs[0].TRAIN.EVAL_ITERS
     while stack.iteration < stack.max_iter and None in stack.diverged_at:

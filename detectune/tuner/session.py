@@ -97,7 +97,7 @@ def refuse_other_study(folder: Path, found: tuple[Spec, str], spec: Spec, base: 
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
             f"{folder} holds a study that asks something else: {'; '.join(changed[:3])}{more}. Give another --output; "
-            "only trials, minutes, trial_minutes and workers may change."
+            "only trials, minutes, trial_minutes, workers and the size of a population may change."
         )
 
 

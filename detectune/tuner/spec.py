@@ -38,7 +38,7 @@ from detectune.tuner.space import Entry, fixed_values, make_space
 
 FILE_KEYS = (
     "config", "name", "overrides", "knobs", "objectives", "sampler", "pruner", "trials", "minutes",
-    "trial_minutes", "workers", "seed",
+    "trial_minutes", "workers", "seed", "population",
 )  # fmt: skip
 DEFAULT_TRIALS = 24
 SMALLER_IS_BETTER = ("loss", "seconds", "memory", "error")  # in the last part of a metric's name
@@ -55,6 +55,7 @@ class Spec:
         minutes: for the whole study; None: no limit.
         trial_minutes: for each trial; None: no limit.
         seed: from which, with a trial's number, all randomness of the trial follows.
+        population: how many trials are trained together as one program; 0: each by itself.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Spec:
     minutes: float | None = None
     trial_minutes: float | None = None
     seed: int = 1
+    population: int = 0
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Request:
     trial_minutes: float | None = None
     workers: int | None = None
     seed: int | None = None
+    population: int | None = None
     place: str = ""  # the study file, for messages
 
 
@@ -115,7 +118,7 @@ def read_study_file(path: Path) -> Request:
     request = Request(place=str(path), knobs=_entries(path, document))
     for key in ("config", "name", "sampler", "pruner"):
         _take(request, path, document, key, (str,), "a text")
-    for key in ("trials", "workers", "seed"):
+    for key in ("trials", "workers", "seed", "population"):
         _take(request, path, document, key, (int,), "an integer")
     for key in ("minutes", "trial_minutes"):
         _take(request, path, document, key, (int, float), "a number")
@@ -142,6 +145,7 @@ def complete(request: Request, base: Config, *, default_name: str, default_metri
         "trials": request.trials,
         "minutes": request.minutes,
         "trial_minutes": request.trial_minutes,
+        "population": request.population,
     }
     for word, count in counts.items():
         if count is not None and not count > 0:
@@ -157,6 +161,7 @@ def complete(request: Request, base: Config, *, default_name: str, default_metri
         minutes=request.minutes,
         trial_minutes=request.trial_minutes,
         seed=1 if request.seed is None else request.seed,
+        population=request.population or 0,
     )
     _check_together(spec, base, place)
     return spec if spec.sampler != "grid" else replace(spec, trials=_whole_grid(spec, place))
@@ -211,6 +216,7 @@ def as_document(spec: Spec) -> dict[str, Any]:
         "minutes": spec.minutes,
         "trial_minutes": spec.trial_minutes,
         "seed": spec.seed,
+        "population": spec.population,
         "space": [dimension_as_json(dimension) for dimension in spec.space],
     }
 
@@ -222,6 +228,7 @@ def from_document(content: Mapping[str, Any]) -> Spec:
         space=Space(tuple(dimension_from_json(dimension) for dimension in content["space"])),
         objectives=tuple(Objective(metric, way) for metric, way in content["objectives"].items()),
         **{key: content[key] for key in ("sampler", "pruner", "trials", "minutes", "trial_minutes", "seed")},
+        population=content.get("population", 0),
     )
 
 
@@ -250,6 +257,8 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 def differences(old: Spec, new: Spec) -> list[str]:
     """What of `new` asks another question than `old`, one phrase each."""
     before, after = as_document(old), as_document(new)
+    if old.population and new.population:  # of another size: the checkpoints are still those of members
+        after["population"] = before["population"]
     return [
         f"{key} was {before[key]!r}, is {after[key]!r}"
         for key in before
@@ -266,6 +275,10 @@ def _check_together(spec: Spec, base: Config, place: str) -> None:
         raise UserError(f"{place}cmaes searches for one objective; take auto, gp or tpe for several.")
     if spec.sampler == "cmaes" and all(dimension.choices is not None for dimension in spec.space):
         raise UserError(f"{place}cmaes searches numbers, but every knob here has choices; take auto or grid.")
+    if spec.population and spec.pruner != "none":
+        raise UserError(
+            f"{place}A population trains all of its members to the end, so nothing can be pruned; take the pruner none."
+        )
     length = math.inf if base.SOLVER.MAX_EPOCHS else base.SOLVER.MAX_ITER
     if spec.pruner != "none" and not 0 < base.TRAIN.EVAL_ITERS < length:
         raise UserError(

@@ -22,7 +22,7 @@ from detectune.engine.run_directory import RunDirectory, write_text
 from detectune.engine.running import Run
 from detectune.engine.trainer import train
 from detectune.errors import OutputError
-from detectune.tuner.arrived import check_built, check_read, watch
+from detectune.tuner.arrived import check_built, check_used, watch
 from detectune.tuner.outcomes import PRUNED, Fault, Halt, Outcome, outcome_of_error, outcome_of_run
 from detectune.tuner.trial_job import Job
 
@@ -62,7 +62,7 @@ class TrialHook(Hook):
         """Called by the engine when metrics are known and before they are saved."""
         waiting = {key: value for key, value in self.job.sampled.items() if key not in self.arrived}
         if waiting:
-            self.arrived |= check_read(waiting, self.reads)
+            self.arrived |= check_used(run, waiting, self.reads)
             self._record(run)
         over = run.iteration >= run.max_iter or run.stop_reason is not None
         measured = with_latency(run.metrics, run.directory, run.config)

@@ -125,7 +125,7 @@ def _run(job: Job, line: Line) -> None:
             evaluated=lambda step, metrics, over: study.evaluated(step, metrics, asks=job.asks and not over),
             log=lambda text: print(text, flush=True),
         )
-        line.send({"event": "ended", "peak_memory": peak_memory(), **_describe(outcome)})
+        line.send({"event": "ended", "peak_memory": peak_memory(), **describe_end(outcome)})
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -133,7 +133,7 @@ def _run(job: Job, line: Line) -> None:
         os._exit(code)  # nothing of the worker's is closed or flushed twice
 
 
-def _describe(outcome: Outcome | Fault | Halt | None) -> dict[str, Any]:
+def describe_end(outcome: Outcome | Fault | Halt | None) -> dict[str, Any]:
     if isinstance(outcome, Outcome):
         return {"outcome": outcome.as_json()}
     if isinstance(outcome, Fault):

@@ -16,7 +16,8 @@ from detectune.lab.checks import check_stack
 from detectune.lab.member import Member, load_data
 from detectune.lab.population import prepare_directory, result_of
 from detectune.lab.stack import Stack
-from detectune.lab.stack_run import train_stack
+from detectune.lab.stack_run import StackedMember, train_stack
+from detectune.tuner.arrived import NotArrivedError, check_built
 from detectune.weights.native import load_weights
 
 STEPS = 100
@@ -90,6 +91,25 @@ def test_one_that_diverges_leaves_the_others_alone_and_all_go_on(tmp_path: Path)
     alone.advance(60)
     assert alone.diverged_at == whole[1].diverged_at
     compare(configs[0], configs[2], steps=60)
+
+
+@pytest.mark.parametrize("rule", MEMBERS)
+def test_what_a_member_was_given_is_found_where_its_updates_take_it_from(rule: str) -> None:
+    solver = {"SOLVER.OPTIMIZER": "sgd"} if rule == "nesterov" else {"SOLVER.OPTIMIZER": rule}
+    members = [own | {"SOLVER.BASE_LR": 0.01 * (k + 1)} for k, own in enumerate(MEMBERS[rule])]
+    configs = [Config().with_overrides(BASE | solver | own) for own in members]
+    data, tests = load_data(configs[0])
+    stack = Stack(configs, data=data, tests=tests, device=torch.device("cpu"))
+    for k, own in enumerate(members):
+        found = check_built(StackedMember(stack, k), own, {})
+        assert {key: record["how"] for key, record in found.items()} == dict.fromkeys(own, "object")
+        with pytest.raises(NotArrivedError, match="did not arrive"):
+            check_built(StackedMember(stack, 1 - k), {"SOLVER.BASE_LR": own["SOLVER.BASE_LR"]}, {})
+    with pytest.raises(NotArrivedError, match="did not arrive"):
+        wrong = next(key for key in members[1] if key != "SOLVER.BASE_LR")
+        changed = members[1][wrong]
+        value = [0.1, 0.2] if isinstance(changed, list) else changed * 1.01
+        check_built(StackedMember(stack, 1), {wrong: value}, {})
 
 
 def test_what_cannot_be_stacked_is_said() -> None:

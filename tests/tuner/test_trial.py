@@ -49,17 +49,16 @@ def arrived(digits: Path) -> dict[str, Any]:
 def test_values_are_found_where_they_are_used(digits: Path) -> None:
     end = trial(
         digits, SOLVER__BASE_LR=0.03, SOLVER__WEIGHT_DECAY=0.002, SOLVER__MOMENTUM=0.8, TRAIN__IMS_PER_BATCH=30,
-        CLASSIFIER__SHIFT=1, CLASSIFIER__LABEL_SMOOTHING=0.1, TEST__IMS_PER_BATCH=100,
+        CLASSIFIER__SHIFT=1, CLASSIFIER__LABEL_SMOOTHING=0.1, TEST__IMS_PER_BATCH=100, CLASSIFIER__INIT="xavier",
     )  # fmt: skip
     assert end.state == "complete", end
     found = arrived(digits)
     assert found["SOLVER.WEIGHT_DECAY"]["found"] == "solver.optimizer.param_groups[weight].weight_decay"
     assert found["CLASSIFIER.SHIFT"] == {"value": 1, "found": "loader.warp.shift", "how": "object"}
     assert found["TRAIN.IMS_PER_BATCH"]["how"] == "object"
-    assert (
-        found["CLASSIFIER.LABEL_SMOOTHING"]["found"] == "detectune.models.build_classifier:build_classifier"
-    )
+    assert found["CLASSIFIER.LABEL_SMOOTHING"]["found"] == "model.label_smoothing"
     assert found["TEST.IMS_PER_BATCH"]["how"] == "read"
+    assert found["CLASSIFIER.INIT"]["found"] == "detectune.models.build_classifier:build_classifier"
 
 
 def test_latency_is_an_objective(digits: Path) -> None:
@@ -87,8 +86,10 @@ def test_a_disconnected_knob_without_a_place_is_caught(digits: Path, monkeypatch
         return real(load_config(digits), **given)  # builds from something else than what was sampled
 
     monkeypatch.setattr(starting, "build_classifier", forgets)
-    end = trial(digits, CLASSIFIER__LABEL_SMOOTHING=0.1)
-    assert end.state == "failed" and "CLASSIFIER.LABEL_SMOOTHING=0.1 did not arrive" in end.reason
+    end = trial(digits, CLASSIFIER__INIT="xavier")
+    assert (
+        end.state == "failed" and "CLASSIFIER.INIT=xavier did not arrive: nothing has read it" in end.reason
+    )
 
 
 def test_a_knob_that_other_settings_switch_off_is_caught(digits: Path) -> None:

@@ -8,8 +8,6 @@ from typing import Literal
 from detectune.config.norms import box_head_norm, mask_head_norm, pyramid_norm
 from detectune.config.tree import Config
 from detectune.errors import UserError
-from detectune.models.detections import SoftSuppression, Voting
-from detectune.models.geometry import Geometry
 from detectune.models.layers import NormFactory, batch_norm, frozen_affine, group_norm
 
 Part = Literal["pyramid", "box head", "mask head"]
@@ -55,16 +53,6 @@ def count_keypoints(config: Config, num_keypoints: int | None) -> int:
             f"to {num_keypoints}, or to -1 to take it from the data set."
         )
     return wanted
-
-
-def build_suppression(config: Config, geometry: Geometry) -> tuple[SoftSuppression | None, Voting | None]:
-    """What TEST.SOFT_NMS and TEST.BBOX_VOTE do to the detections of a class."""
-    soft, vote = config.TEST.SOFT_NMS, config.TEST.BBOX_VOTE
-    beta = 1.0 if geometry.voting_beta_is_one else vote.SCORING_METHOD_BETA
-    return (
-        SoftSuppression(soft.METHOD, soft.SIGMA) if soft.ENABLED else None,
-        Voting(vote.VOTE_TH, vote.SCORING_METHOD, beta) if vote.ENABLED else None,
-    )
 
 
 def rgb(bgr: Sequence[float]) -> tuple[float, ...]:

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from detectune.config.tree import Config
 from detectune.models.anchor_grid import AnchorGrid
-from detectune.models.build_parts import build_suppression, crowd_overlap
+from detectune.models.build_parts import crowd_overlap
+from detectune.models.build_rules import build_one_stage_rule
 from detectune.models.fpn import Fpn
 from detectune.models.geometry import GEOMETRIES, Geometry
 from detectune.models.layers import group_norm
 from detectune.models.resnet import ResNet
 from detectune.models.retinanet import RetinaNet
-from detectune.models.retinanet_detections import OneStageRule
 from detectune.models.retinanet_head import RetinaNetHead
 from detectune.models.retinanet_loss import FocalRule
 from detectune.models.timm_body import TimmBody
@@ -41,7 +41,7 @@ def build_retinanet(config: Config, body: ResNet | TimmBody, pyramid: Fpn, *, nu
         anchors,
         head,
         focal_rule=_focal_rule(config, geometry),
-        detection_rule=_detection_rule(config, geometry),
+        detection_rule=build_one_stage_rule(config, geometry),
         pixel_mean=tuple(reversed(config.PIXEL_MEANS[0][0])),
         pixel_std=tuple(reversed(config.INPUT.PIXEL_STDS)),
     )
@@ -86,23 +86,4 @@ def _focal_rule(config: Config, geometry: Geometry) -> FocalRule:
         normalizer=geometry.retinanet_normalizer,
         offset=geometry.offset,
         delta_clip=config.BBOX_XFORM_CLIP,
-    )
-
-
-def _detection_rule(config: Config, geometry: Geometry) -> OneStageRule:
-    keys, test = config.RETINANET, config.TEST
-    soft, voting = build_suppression(config, geometry)
-    return OneStageRule(
-        score_thresh=keys.INFERENCE_TH,
-        coarsest_score_thresh=0.0 if geometry.retinanet_coarsest_unfiltered else keys.INFERENCE_TH,
-        pre_nms_top_n=keys.PRE_NMS_TOP_N,
-        nms_thresh=test.NMS,
-        max_detections=test.DETECTIONS_PER_IM,
-        clip=geometry.retinanet_clip,
-        original_frame=geometry.heads_in_original_frame,
-        refine=test.BBOX_REG,
-        offset=geometry.offset,
-        delta_clip=config.BBOX_XFORM_CLIP,
-        soft=soft,
-        voting=voting,
     )

@@ -16,21 +16,20 @@ from detectune.models.build_heads import (
     shares_stage,
 )
 from detectune.models.build_parts import (
-    build_suppression,
     count_classes,
     count_keypoints,
     crowd_overlap,
     rgb,
     unsupported,
 )
+from detectune.models.build_rules import build_detection_rule, build_proposal_rule, proposal_clipping
 from detectune.models.cascade import CascadeHead
-from detectune.models.detections import DetectionRule
 from detectune.models.geometry import Geometry
 from detectune.models.proposal_network import ProposalNetwork
 from detectune.models.rcnn import RCNN
 from detectune.models.rfcn import ScoreMapPooler, VotingBoxHead
 from detectune.models.roi_pooler import CropMethod, LevelRule, RoiPooler
-from detectune.models.rpn import ProposalRule, Rpn, RpnSampling
+from detectune.models.rpn import Rpn, RpnSampling
 from detectune.models.targets import RegionSampling
 from detectune.ops.anchors import cell_anchors
 
@@ -93,7 +92,7 @@ def build_rcnn(
         keypoint_pooler,
         keypoint_head,
         region_sampling=_region_sampling(config, geometry),
-        detection_rule=_detection_rule(config, geometry),
+        detection_rule=build_detection_rule(config, geometry),
         dedup_scale=config.DEDUP_BOXES,
         pose_rule=build_pose_rule(config, geometry, num_points),
         keypoints_drawn_apart=geometry.keypoints_drawn_apart,
@@ -102,11 +101,10 @@ def build_rcnn(
 
 
 def _pixels(config: Config, geometry: Geometry) -> dict[str, Any]:
-    padded = geometry.clip_proposals_to_padding and config.FPN.FPN_ON
     return {
         "pixel_mean": rgb(config.PIXEL_MEANS[0][0]),
         "pixel_std": rgb(config.INPUT.PIXEL_STDS),
-        "clip_proposals_to": config.FPN.COARSEST_STRIDE if padded else 1,
+        "clip_proposals_to": proposal_clipping(config, geometry),
     }
 
 
@@ -141,7 +139,7 @@ def _only_level(body: Body) -> Levels:
 
 
 def _rpn(config: Config, geometry: Geometry, body: Body, levels: Levels | None) -> Rpn:
-    pyramid, train, test = config.FPN, config.TRAIN, config.TEST
+    pyramid, train = config.FPN, config.TRAIN
     several = levels is not None and pyramid.MULTILEVEL_RPN
     finest, coarsest = levels or _only_level(body)
     if not several and body.strides[finest] != config.RPN.STRIDE:
@@ -163,17 +161,6 @@ def _rpn(config: Config, geometry: Geometry, body: Body, levels: Levels | None) 
         for level in sizes
     }
 
-    def rule(section) -> ProposalRule:
-        return ProposalRule(
-            pre_nms_top_n=section.RPN_PRE_NMS_TOP_N,
-            post_nms_top_n=section.RPN_POST_NMS_TOP_N,
-            nms_thresh=section.RPN_NMS_THRESH,
-            min_size=max(float(section.RPN_MIN_SIZE), geometry.proposal_min_size),
-            min_size_original=geometry.proposal_min_size_original,
-            strict_min_size=geometry.proposal_strict,
-            centre_inside=geometry.proposal_centre_inside,
-        )
-
     sampling = RpnSampling(
         batch_size=train.RPN_BATCH_SIZE_PER_IM,
         fg_fraction=train.RPN_FG_FRACTION,
@@ -194,8 +181,8 @@ def _rpn(config: Config, geometry: Geometry, body: Body, levels: Levels | None) 
         num_convs=config.RPN.NUM_CONVS,
         cells=cells,
         strides=body.strides,
-        train_rule=rule(train),
-        test_rule=rule(test),
+        train_rule=build_proposal_rule(train, geometry),
+        test_rule=build_proposal_rule(config.TEST, geometry),
         sampling=sampling,
         offset=geometry.offset,
         grid_stride=geometry.anchor_stride,
@@ -284,21 +271,4 @@ def _region_sampling(config: Config, geometry: Geometry) -> RegionSampling:
         box_thresh=0.0 if config.MODEL.FASTER_RCNN else train.BBOX_THRESH,
         offset=geometry.offset,
         original_frame=geometry.heads_in_original_frame,
-    )
-
-
-def _detection_rule(config: Config, geometry: Geometry) -> DetectionRule:
-    test = config.TEST
-    soft, voting = build_suppression(config, geometry)
-    return DetectionRule(
-        score_thresh=test.SCORE_THRESH,
-        nms_thresh=test.NMS,
-        max_detections=test.DETECTIONS_PER_IM,
-        keep_ties=geometry.keep_score_ties,
-        min_size=geometry.detection_min_size,
-        original_frame=geometry.heads_in_original_frame,
-        refine=test.BBOX_REG,
-        soft=soft,
-        voting=voting,
-        offset=geometry.offset,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from detectune.ops.boxes import clip_boxes
 from detectune.ops.nms import SoftMethod, batched_class_nms, nms, soft_nms
 from detectune.ops.voting import ScoringMethod, box_voting
+from detectune.structures import ImageInfo
 
 SOFT_SCORE_THRESH = 1e-4
 """What Soft-NMS lowers below this goes (Detectron's number; the threshold on scores came before)."""
@@ -75,6 +76,11 @@ class DetectionRule:
     voting: Voting | None = None
 
 
+def frame_scale(info: ImageInfo, like: Tensor) -> Tensor:
+    """What boxes [*, 4] of the original frame are multiplied with in the network frame, of the type of `like`."""
+    return like.new_tensor((info.scale_x, info.scale_y, info.scale_x, info.scale_y))
+
+
 def select_detections(
     boxes: Tensor,
     scores: Tensor,
@@ -102,6 +108,17 @@ def candidates(
         rule: see there.
         refine: rows int64 [n] and labels int64 [n] to boxes [n, 4]; called only for what passes the threshold.
     """
+    return candidate_rows(boxes, scores, size, rule, refine)[1:]
+
+
+def candidate_rows(
+    boxes: Tensor,
+    scores: Tensor,
+    size: Tensor,
+    rule: DetectionRule,
+    refine: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The region int64 [n] that each candidate comes from, before what `candidates` returns."""
     row, label = (scores[:, 1:] > rule.score_thresh).nonzero().unbind(1)
     label = label + 1
     found = refine(row, label) if rule.refine else boxes[row]
@@ -110,29 +127,37 @@ def candidates(
     sides = found[:, 2:] - found[:, :2] + rule.offset
     usable = torch.isfinite(found).all(1) & (sides >= rule.min_size).all(1)
     if not bool(usable.all()):
-        found, score, label = found[usable], score[usable], label[usable]
-    return found, score, label
+        row, found, score, label = row[usable], found[usable], score[usable], label[usable]
+    return row, found, score, label
 
 
 def suppress(
     boxes: Tensor, scores: Tensor, labels: Tensor, rule: SuppressionRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates [n, 4], [n], [n] of which each class keeps what the rule keeps, by falling (new) score."""
+    found, score, rows = survivors(boxes, scores, labels, rule)
+    return found, score, labels[rows]
+
+
+def survivors(
+    boxes: Tensor, scores: Tensor, labels: Tensor, rule: SuppressionRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`suppress`, with the rows int64 of the candidates that stay in place of their labels."""
     if rule.soft is None and rule.voting is None:
         keep = batched_class_nms(
             boxes, scores, labels, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0
         )
-        return boxes[keep], scores[keep], labels[keep]
-    found, new, label = [boxes[:0]], [scores[:0]], [labels[:0]]
+        return boxes[keep], scores[keep], keep
+    found, new, rows = [boxes[:0]], [scores[:0]], [labels[:0]]
     for number in torch.unique(labels).tolist():
-        mine = labels == number
-        kept, score = _suppress_class(boxes[mine], scores[mine], rule)
+        mine = (labels == number).nonzero()[:, 0]
+        kept, score, row = _suppress_class(boxes[mine], scores[mine], rule)
         found.append(kept)
         new.append(score)
-        label.append(torch.full_like(score, number, dtype=labels.dtype))
+        rows.append(mine[row])
     score = torch.cat(new)
     order = torch.sort(score, descending=True, stable=True).indices
-    return torch.cat(found)[order], score[order], torch.cat(label)[order]
+    return torch.cat(found)[order], score[order], torch.cat(rows)[order]
 
 
 def best_detections(
@@ -147,8 +172,8 @@ def best_detections(
     return boxes[:limit], scores[:limit], labels[:limit]
 
 
-def _suppress_class(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> tuple[Tensor, Tensor]:
-    """What stays of one class, and its scores. Everybody votes, also those that did not stay."""
+def _suppress_class(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> tuple[Tensor, Tensor, Tensor]:
+    """What stays of one class, its scores and its rows. Everybody votes, also those that did not stay."""
     if rule.soft is not None:
         keep, new = soft_nms(
             boxes, scores,
@@ -159,9 +184,10 @@ def _suppress_class(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> tup
         keep = nms(boxes, scores, rule.nms_thresh, offset=rule.offset, inclusive=rule.offset > 0)
         new = scores[keep]
     if rule.voting is None:
-        return boxes[keep], new
+        return boxes[keep], new, keep
     vote = rule.voting
-    return box_voting(
+    voted, new = box_voting(
         boxes[keep], new, boxes, scores, vote.thresh,
         scoring_method=vote.scoring_method, beta=vote.beta, offset=rule.offset,
     )  # fmt: skip
+    return voted, new, keep

@@ -8,7 +8,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from detectune.models.box_head import BoxHead, BoxOutput, StageBoxHead
 from detectune.models.cascade import CascadeHead
-from detectune.models.detections import DetectionRule, ScoredRegions, select_detections
+from detectune.models.detections import (
+    DetectionRule,
+    ScoredRegions,
+    candidate_rows,
+    frame_scale,
+    select_detections,
+)
 from detectune.models.detector import Detector, Features, original_units
 from detectune.models.given_proposals import first_of_equals, given_proposals
 from detectune.models.keypoint_head import KeypointHead, PoseRule, place_keypoints
@@ -110,7 +116,7 @@ class RCNN(Detector):
         if self.rpn is None:
             proposals = given_proposals(images)
         else:
-            scored = self._score_anchors(self.rpn, features, images)
+            scored = self.score_anchors(self.rpn, features, images)
             out |= self.rpn.losses(scored, targets, images.sizes, generator)
             proposals = self.rpn.propose(scored, images.sizes, self.rpn.train_rule, units)
         candidates = region_candidates(proposals.boxes, proposals.valid, targets, self.region_sampling, units)
@@ -165,7 +171,7 @@ class RCNN(Detector):
         """The regions to look at in a test."""
         if self.rpn is None:
             return given_proposals(images)
-        scored = self._score_anchors(self.rpn, features, images)
+        scored = self.score_anchors(self.rpn, features, images)
         sizes = self.clipping_sizes(images.sizes)
         return self.rpn.propose(scored, sizes, self.rpn.test_rule, original_units(images))
 
@@ -229,7 +235,7 @@ class RCNN(Detector):
             for own, d, info in zip(maps, found, images.infos, strict=True)
         ]
 
-    def _score_anchors(self, rpn: Rpn, features: Features, images: ImageBatch) -> ScoredAnchors:
+    def score_anchors(self, rpn: Rpn, features: Features, images: ImageBatch) -> ScoredAnchors:
         height, width = images.tensor.shape[-2:]
         return rpn(features, (height, width))
 
@@ -262,20 +268,31 @@ class RCNN(Detector):
         points = targets.keypoints[inside.image_index, inside.gt_index]
         return inside[keypoint_inside(points, inside.boxes)]
 
+    def candidates(
+        self, scored: ScoredRegions, info: ImageInfo, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`candidate_rows` of one image, in the frame of the detection rule; `size` [2] is of the network's."""
+        return candidate_rows(*self._in_frame(scored, info, size))
+
     def _detect_image(self, scored: ScoredRegions, info: ImageInfo, size: Tensor) -> Detections:
-        rule = self.detection_rule
+        found, score, label = select_detections(*self._in_frame(scored, info, size))
+        in_original = self.detection_rule.original_frame
+        return Detections(found * frame_scale(info, found) if in_original else found, score, label)
+
+    def _in_frame(
+        self, scored: ScoredRegions, info: ImageInfo, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, DetectionRule, Callable[[Tensor, Tensor], Tensor]]:
+        """The arguments of `select_detections`."""
         boxes, scores, deltas = scored
-        scale = None
+        rule = self.detection_rule
         if rule.original_frame:
-            scale = boxes.new_tensor((info.scale_x, info.scale_y, info.scale_x, info.scale_y))
-            boxes = boxes / scale
+            boxes = boxes / frame_scale(info, boxes)
             size = size.new_tensor((info.height, info.width))
 
         def refine(rows: Tensor, labels: Tensor) -> Tensor:
             return self.box_head.refine(deltas[rows], boxes[rows], labels)
 
-        found, score, label = select_detections(boxes, scores, size, rule, refine)
-        return Detections(found if scale is None else found * scale, score, label)
+        return boxes, scores, size, rule, refine
 
 
 def _pooled_detections(pooler: nn.Module, features: Features, found: list[Detections]) -> Tensor:

@@ -6,14 +6,20 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from detectune.models.anchor_grid import AnchorGrid
+from detectune.models.detections import frame_scale
 from detectune.models.pixels import normalize_pixels
-from detectune.models.retinanet_detections import OneStageRule, select_one_stage
+from detectune.models.retinanet_detections import (
+    Candidates,
+    OneStageRule,
+    placed_candidates,
+    select_one_stage,
+)
 from detectune.models.retinanet_head import HeadOutputs, RetinaNetHead
 from detectune.models.retinanet_loss import (
     UNIT_WEIGHTS,
@@ -105,10 +111,7 @@ class RetinaNet(nn.Module):
     def detect(self, out: HeadOutputs, anchors: Tensor, images: ImageBatch) -> list[Detections]:
         """Detections from what `score` returned."""
         return [
-            self._detect_image(
-                out.logits[i], out.deltas[i], out.per_level, anchors, images.infos[i], images.sizes[i]
-            )
-            for i in range(len(images))
+            self._detect_image(out, anchors, i, images.infos[i], images.sizes[i]) for i in range(len(images))
         ]
 
     def score(self, images: ImageBatch) -> tuple[HeadOutputs, Tensor]:
@@ -135,21 +138,27 @@ class RetinaNet(nn.Module):
         self.loss_normalizer.copy_(new)
         return new / self.whole_batch.num_parts
 
+    def candidates(
+        self, out: HeadOutputs, anchors: Tensor, row: int, info: ImageInfo, size: Tensor
+    ) -> Candidates:
+        """`placed_candidates` of image `row` of a batch, in the rule's frame; `size` [2] is of the network's."""
+        return placed_candidates(*self._in_frame(out, anchors, row, info, size))
+
     def _detect_image(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        per_level: Sequence[int],
-        anchors: Tensor,
-        info: ImageInfo,
-        size: Tensor,
+        self, out: HeadOutputs, anchors: Tensor, row: int, info: ImageInfo, size: Tensor
     ) -> Detections:
+        found, score, label = select_one_stage(*self._in_frame(out, anchors, row, info, size))
+        in_original = self.detection_rule.original_frame
+        return Detections(found * frame_scale(info, found) if in_original else found, score, label)
+
+    def _in_frame(
+        self, out: HeadOutputs, anchors: Tensor, row: int, info: ImageInfo, size: Tensor
+    ) -> tuple[Tensor, Sequence[int], Tensor, OneStageRule, Callable[[Tensor, Tensor], Tensor]]:
+        """The arguments of `select_one_stage`."""
         rule = self.detection_rule
-        logits = logits.float()
+        logits, deltas = out.logits[row].float(), out.deltas[row]
         scores = logits.softmax(-1)[:, 1:] if self.head.softmax else logits.sigmoid()
-        scale = None
         if rule.original_frame:
-            scale = anchors.new_tensor((info.scale_x, info.scale_y, info.scale_x, info.scale_y))
             size = size.new_tensor((info.height, info.width))
 
         def place(rows: Tensor, labels: Tensor) -> Tensor:
@@ -159,7 +168,6 @@ class RetinaNet(nn.Module):
                 boxes = decode_boxes(
                     own, boxes, weights=UNIT_WEIGHTS, offset=rule.offset, clip=rule.delta_clip
                 )
-            return boxes if scale is None else boxes / scale
+            return boxes / frame_scale(info, boxes) if rule.original_frame else boxes
 
-        found, score, label = select_one_stage(scores, per_level, size, rule, place)
-        return Detections(found if scale is None else found * scale, score, label)
+        return scores, out.per_level, size, rule, place

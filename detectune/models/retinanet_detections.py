@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,10 +35,19 @@ class OneStageRule:
     voting: Voting | None = None  # boxes that are kept become the mean of the candidates that agree with them
 
 
+class Candidates(NamedTuple):
+    """What may become a detection; level by level, and by falling score within a level."""
+
+    boxes: Tensor  # float32 [N, 4]
+    scores: Tensor  # float32 [N]
+    labels: Tensor  # int64 [N], 1..C
+    levels: Tensor  # int64 [N], 0 is the finest
+
+
 def best_candidates(
     scores: Tensor, per_level: Sequence[int], rule: OneStageRule
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The best pairs of anchor and class on each level: anchors int64 [N], labels int64 [N] in 1..C, scores [N].
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best pairs of anchor and class on each level: anchors int64 [N], labels int64 [N] in 1..C, scores and levels.
 
     Args:
         scores: float32 [A, C], probabilities, level by level.
@@ -45,7 +55,7 @@ def best_candidates(
         rule: see there.
     """
     num_classes = scores.shape[1]
-    rows, labels, best = [], [], []
+    rows, labels, best, levels = [], [], [], []
     first = 0
     for i, count in enumerate(per_level):
         coarsest = i == len(per_level) - 1
@@ -56,8 +66,35 @@ def best_candidates(
         rows.append(first + index // num_classes)
         labels.append(index % num_classes + 1)
         best.append(top)
+        levels.append(torch.full_like(index, i))
         first += count
-    return torch.cat(rows), torch.cat(labels), torch.cat(best)
+    return torch.cat(rows), torch.cat(labels), torch.cat(best), torch.cat(levels)
+
+
+def placed_candidates(
+    scores: Tensor,
+    per_level: Sequence[int],
+    size: Tensor,
+    rule: OneStageRule,
+    place: Callable[[Tensor, Tensor], Tensor],
+) -> Candidates:
+    """`best_candidates` with their boxes.
+
+    Args:
+        scores: float32 [A, C], probabilities.
+        per_level: anchors of each level, finest first.
+        size: [2], height and width in the frame of the boxes.
+        rule: see there.
+        place: anchors int64 [n] and labels int64 [n] to boxes [n, 4].
+    """
+    row, label, score, level = best_candidates(scores, per_level, rule)
+    boxes = place(row, label)
+    if rule.clip:
+        boxes = clip_boxes(boxes, size, offset=rule.offset)
+    usable = torch.isfinite(boxes).all(1)
+    if not bool(usable.all()):
+        boxes, label, score, level = boxes[usable], label[usable], score[usable], level[usable]
+    return Candidates(boxes, score, label, level)
 
 
 def select_one_stage(
@@ -67,22 +104,8 @@ def select_one_stage(
     rule: OneStageRule,
     place: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first.
-
-    Args:
-        scores: float32 [A, C], probabilities.
-        per_level: anchors of each level, finest first.
-        size: [2], height and width in the frame of the boxes.
-        rule: see there.
-        place: anchors int64 [n] and labels int64 [n] to boxes [n, 4].
-    """
-    row, label, score = best_candidates(scores, per_level, rule)
-    boxes = place(row, label)
-    if rule.clip:
-        boxes = clip_boxes(boxes, size, offset=rule.offset)
-    usable = torch.isfinite(boxes).all(1)
-    if not bool(usable.all()):
-        boxes, label, score = boxes[usable], label[usable], score[usable]
-    limit = rule.max_detections if rule.max_detections > 0 else len(score)
-    boxes, score, label = suppress(boxes, score, label, rule)
+    """Boxes float32 [N, 4], scores [N] and labels int64 [N], best first; arguments as for `placed_candidates`."""
+    seen = placed_candidates(scores, per_level, size, rule, place)
+    limit = rule.max_detections if rule.max_detections > 0 else len(seen.scores)
+    boxes, score, label = suppress(seen.boxes, seen.scores, seen.labels, rule)
     return boxes[:limit], score[:limit], label[:limit]

@@ -144,23 +144,37 @@ class Rpn(nn.Module):
         Cutting each level to post_nms_top_n as well, as some systems do, would change nothing: the best N of all levels
         hold at most N of one. `units` [B, 4] (network over original pixels) is needed for min_size_original.
         """
-        boxes, scores = self._candidates(scored, rule)  # [B, L, k, 4], [B, L, k]
-        valid = scores > -torch.inf
-        boxes = clip_boxes(boxes, sizes[:, None, None], offset=self.offset)
-        valid = valid & self.acceptable(boxes, sizes, rule, units)
-        batch, num_levels, k = scores.shape
-        if rule.nms_thresh > 0:
-            keep = nms_batched(
-                boxes.flatten(0, 1), scores.flatten(0, 1), valid.flatten(0, 1), rule.nms_thresh,
-                offset=self.offset, inclusive=self.offset > 0,
-            ).view(batch, num_levels * k)  # fmt: skip
-        else:
-            keep = valid.flatten(1)
-        scores = scores.flatten(1).masked_fill(~keep, -torch.inf)
-        cut = rule.post_nms_top_n > 0 and (rule.nms_thresh > 0 or num_levels > 1)
-        limit = rule.post_nms_top_n if cut else scores.shape[1]
-        top, index = scores.topk(min(limit, scores.shape[1]), dim=1)
+        boxes, scores = self.candidates(scored, sizes, rule)
+        index, top = thin_proposals(boxes, scores, sizes, rule, units, offset=self.offset)
         return Proposals(rows_of(boxes.flatten(1, 2), index), top, top > -torch.inf)
+
+    @torch.no_grad()
+    def candidates(self, scored: ScoredAnchors, sizes: Tensor, rule: ProposalRule) -> tuple[Tensor, Tensor]:
+        """The best anchors of each level by falling score, moved and clipped: boxes [B, L, k, 4] and logits [B, L, k].
+
+        Only these are decoded. Levels with fewer than k anchors are filled up with scores of -inf.
+        """
+        limit = rule.pre_nms_top_n if rule.pre_nms_top_n > 0 else max(scored.per_level)
+        k = min(limit, max(scored.per_level))
+        rows, scores = [], []
+        first = 0
+        for count in scored.per_level:
+            here = scored.logits[:, first : first + count].float()
+            top, index = here.topk(min(k, count), dim=1)
+            scores.append(F.pad(top, (0, k - top.shape[1]), value=-torch.inf))
+            rows.append(F.pad(index + first, (0, k - top.shape[1])))
+            first += count
+        index = torch.cat(rows, 1)  # [B, L * k]
+        boxes = decode_boxes(
+            rows_of(scored.deltas, index).float(),
+            scored.anchors[index],
+            weights=UNIT_WEIGHTS,
+            offset=self.offset,
+            clip=self.delta_clip,
+        )
+        num_levels = len(scored.per_level)
+        boxes = clip_boxes(boxes.unflatten(1, (num_levels, k)), sizes[:, None, None], offset=self.offset)
+        return boxes, torch.stack(scores, 1)
 
     def losses(
         self, scored: ScoredAnchors, targets: Targets, sizes: Tensor, generator: torch.Generator | None
@@ -199,44 +213,9 @@ class Rpn(nn.Module):
         wanted = encode_boxes(anchors, objects, weights=UNIT_WEIGHTS, offset=self.offset)
         return smooth_l1(deltas, wanted, rule.beta).sum(-1)
 
-    def _candidates(self, scored: ScoredAnchors, rule: ProposalRule) -> tuple[Tensor, Tensor]:
-        """The best anchors of each level by falling score, moved: boxes [B, L, k, 4] and logits [B, L, k].
-
-        Only these are decoded. Levels with fewer than k anchors are filled up with scores of -inf.
-        """
-        limit = rule.pre_nms_top_n if rule.pre_nms_top_n > 0 else max(scored.per_level)
-        k = min(limit, max(scored.per_level))
-        rows, scores = [], []
-        first = 0
-        for count in scored.per_level:
-            here = scored.logits[:, first : first + count].float()
-            top, index = here.topk(min(k, count), dim=1)
-            scores.append(F.pad(top, (0, k - top.shape[1]), value=-torch.inf))
-            rows.append(F.pad(index + first, (0, k - top.shape[1])))
-            first += count
-        index = torch.cat(rows, 1)  # [B, L * k]
-        boxes = decode_boxes(
-            rows_of(scored.deltas, index).float(),
-            scored.anchors[index],
-            weights=UNIT_WEIGHTS,
-            offset=self.offset,
-            clip=self.delta_clip,
-        )
-        num_levels = len(scored.per_level)
-        return boxes.unflatten(1, (num_levels, k)), torch.stack(scores, 1)
-
     def acceptable(self, boxes: Tensor, sizes: Tensor, rule: ProposalRule, units: Tensor | None) -> Tensor:
         """Bool [B, L, k] of clipped boxes [B, L, k, 4]: not too small, not centred outside."""
-        sides = boxes[..., 2:] - boxes[..., :2]
-        if rule.min_size_original:
-            assert units is not None
-            sides = sides / units[:, None, None, :2]
-        sides = sides + self.offset
-        fits = sides > rule.min_size if rule.strict_min_size else sides >= rule.min_size
-        acceptable = fits.all(-1)
-        if rule.centre_inside:
-            acceptable = acceptable & centre_inside(boxes, sizes[:, None, None], offset=self.offset)
-        return acceptable
+        return acceptable_boxes(boxes, sizes, rule, units, offset=self.offset)
 
     def _label_anchors(
         self, anchors: Tensor, targets: Targets, sizes: Tensor
@@ -262,6 +241,45 @@ class Rpn(nn.Module):
         if rule.crowd_overlap < 1.0:
             bg = bg & ~covered_by_crowd(anchors, targets, rule.crowd_overlap, offset=self.offset)
         return fg, bg, matches.index
+
+
+def thin_proposals(
+    boxes: Tensor, scores: Tensor, sizes: Tensor, rule: ProposalRule, units: Tensor | None, *, offset: float
+) -> tuple[Tensor, Tensor]:
+    """Which of `Rpn.candidates` become proposals, best first: rows int64 [B, P] of L * k, and logits [B, P].
+
+    A logit of -inf pads. No weight is read: who kept the candidates can ask again with another rule.
+    """
+    num_levels = scores.shape[1]
+    valid = (scores > -torch.inf) & acceptable_boxes(boxes, sizes, rule, units, offset=offset)
+    if rule.nms_thresh > 0:
+        keep = nms_batched(
+            boxes.flatten(0, 1), scores.flatten(0, 1), valid.flatten(0, 1), rule.nms_thresh,
+            offset=offset, inclusive=offset > 0,
+        ).view(len(scores), -1)  # fmt: skip
+    else:
+        keep = valid.flatten(1)
+    scores = scores.flatten(1).masked_fill(~keep, -torch.inf)
+    cut = rule.post_nms_top_n > 0 and (rule.nms_thresh > 0 or num_levels > 1)
+    limit = rule.post_nms_top_n if cut else scores.shape[1]
+    top, index = scores.topk(min(limit, scores.shape[1]), dim=1)
+    return index, top
+
+
+def acceptable_boxes(
+    boxes: Tensor, sizes: Tensor, rule: ProposalRule, units: Tensor | None, *, offset: float
+) -> Tensor:
+    """Bool [B, L, k] of clipped boxes [B, L, k, 4]: not too small, not centred outside."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    if rule.min_size_original:
+        assert units is not None
+        sides = sides / units[:, None, None, :2]
+    sides = sides + offset
+    fits = sides > rule.min_size if rule.strict_min_size else sides >= rule.min_size
+    acceptable = fits.all(-1)
+    if rule.centre_inside:
+        acceptable = acceptable & centre_inside(boxes, sizes[:, None, None], offset=offset)
+    return acceptable
 
 
 _NOWHERE = -1e6

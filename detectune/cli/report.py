@@ -25,12 +25,15 @@ def report(
 def write_page(directory: Path) -> Path:
     """Write the page of a study or run directory and return its path; a study's importances are computed anew."""
     from detectune.report.page import write_report
+    from detectune.report.posthoc_page import is_inference_study, write_inference_report
     from detectune.report.study import is_study
     from detectune.report.study_page import write_study_report
     from detectune.tuner.judgement import write_judgement
 
     if not is_study(directory):
         return write_report(directory)
+    if is_inference_study(directory):
+        return write_inference_report(directory)
     write_importance(directory)
     write_judgement(directory)
     return write_study_report(directory)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "--knobs", "--trials", "--minutes", "--trial-minutes", "--workers", "--output", "--sampler", "--pruner",
-    "--objective", "--seed", "--name", "--join", "--ray", "--rounds", "--short", "--population",
-    "--confirm", "--seeds", "--instability", "--debug", "--help",
+    "--objective", "--seed", "--name", "--join", "--ray", "--rounds", "--short", "--population", "--confirm",
+    "--seeds", "--instability", "--stage", "--weights", "--operating-point", "--debug", "--help",
 )  # fmt: skip
 
 
@@ -100,6 +100,26 @@ def tune(
             "many processes share them. [default: a process for each core]",
         ),
     ] = None,
+    stage: Annotated[
+        str,
+        typer.Option(
+            metavar="STAGE",
+            help="training, or inference: the network of --weights runs once, then thousands of settings of its "
+            "thresholds and suppression are tried in seconds.",
+        ),
+    ] = "training",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --stage inference: as for `detectune test`."),
+    ] = None,
+    operating_point: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GOAL",
+            help="With --stage inference: score thresholds of each class for f1, precision@recall=0.9, "
+            "recall@precision=0.9 or cost=WRONG,MISSED.",
+        ),
+    ] = None,
 ) -> None:
     """Search over knobs: proposes settings, trains each in its own run directory, compares, says which is best.
 
@@ -111,11 +131,26 @@ def tune(
     from detectune.report.study import is_study
     from detectune.tuner.spec import Request
 
+    if stage not in ("training", "inference"):
+        raise UserError(f"--stage {stage} is unknown; it is training or inference.")
+    if stage == "training" and (weights or operating_point):
+        raise UserError(
+            "--weights and --operating-point need --stage inference; training begins at TRAIN.WEIGHTS."
+        )
     asked = Request(
         name=name, sampler=sampler, pruner=pruner, trials=trials, minutes=minutes,
         trial_minutes=trial_minutes, workers=workers, seed=seed, population=population,
         objectives=objective.split(",") if objective else None,
     )  # fmt: skip
+    if stage == "inference":
+        plans = (rounds, short, confirm, seeds, population, instability or None)
+        if study is None or join or ray or trial_minutes or any(option is not None for option in plans):
+            raise UserError(
+                "--stage inference needs a CONFIG and trains nothing: leave out --join, --ray, --trial-minutes, "
+                "--rounds, --short, --confirm, --seeds, --population and --instability."
+            )
+        _tune_inference(study, overrides, knobs, asked, weights, operating_point, output)
+        return
     plan = make_plan(rounds=rounds, short=short, finalists=confirm, seeds=seeds, instability=instability)
     if plan is not None and (join is not None or ray is not None):
         raise UserError("--rounds and --confirm run on this machine; leave out --join and --ray.")
@@ -180,33 +215,15 @@ def _prepare(
     study: str, words: list[str] | None, knobs: str | None, asked: Request
 ) -> tuple[Spec, Config, Request]:
     """(study, base configuration, request) from a study file or a configuration, with the options on top."""
-    from dataclasses import fields
-
     from detectune.cli.overrides import check_words
-    from detectune.cli.places import find_config
     from detectune.config.best_metric import best_metric
-    from detectune.tuner.space import read_entry
-    from detectune.tuner.spec import Request, base_config, complete, is_study_file, read_study_file
+    from detectune.tuner.spec import base_config, complete
 
-    file = find_config(study)
-    request, config_file, default_name = Request(), file, file.stem
-    if is_study_file(file):
-        request = read_study_file(file)
-        if request.config is None:
-            raise UserError(f"{file}: config is missing: the configuration around which is searched.")
-        beside = file.parent / request.config
-        config_file = beside if beside.is_file() else find_config(request.config)
-    elif not knobs:
+    request, config_file, default_name = _read_request(study, knobs, asked)
+    if not request.knobs and not request.place:
         raise UserError(f"{study} is a configuration: name what to search, as --knobs SOLVER.BASE_LR.")
-    for option in fields(Request):
-        value = getattr(asked, option.name)
-        if value is not None and option.name not in ("overrides", "knobs", "place", "config"):
-            setattr(request, option.name, value)
-    if knobs:
-        request.knobs = [read_entry(word.strip()) for word in knobs.split(",") if word.strip()]
     base = base_config(request, config_file, check_words(words, options=OPTIONS))
-    for notice in dict.fromkeys(base.notices):
-        print(f"Notice: {notice}", file=sys.stderr)
+    _tell_notices(base)
     if request.workers is not None and request.workers < 1:
         raise UserError(f"workers must be at least 1, not {request.workers}.")
     spec = complete(request, base, default_name=default_name, default_metric=best_metric(base))
@@ -215,6 +232,55 @@ def _prepare(
 
         check_population(spec.space, base)
     return spec, base, request
+
+
+def _read_request(study: str, knobs: str | None, asked: Request) -> tuple[Request, Path, str]:
+    """(request, file of the configuration, name) from a study file or a configuration, with the options on top."""
+    from dataclasses import fields
+
+    from detectune.cli.places import find_config
+    from detectune.tuner.space import read_entry
+    from detectune.tuner.spec import Request, is_study_file, read_study_file
+
+    file = find_config(study)
+    request, config_file = Request(), file
+    if is_study_file(file):
+        request = read_study_file(file)
+        if request.config is None:
+            raise UserError(f"{file}: config is missing: the configuration around which is searched.")
+        beside = file.parent / request.config
+        config_file = beside if beside.is_file() else find_config(request.config)
+    for option in fields(Request):
+        value = getattr(asked, option.name)
+        if value is not None and option.name not in ("overrides", "knobs", "place", "config"):
+            setattr(request, option.name, value)
+    if knobs:
+        request.knobs = [read_entry(word.strip()) for word in knobs.split(",") if word.strip()]
+    return request, config_file, file.stem
+
+
+def _tune_inference(
+    study: str,
+    words: list[str] | None,
+    knobs: str | None,
+    asked: Request,
+    weights: str | None,
+    goal: str | None,
+    output: Path | None,
+) -> None:
+    from detectune.cli.overrides import check_words
+    from detectune.cli.tune_inference import tune_inference
+    from detectune.tuner.spec import base_config
+
+    request, config_file, name = _read_request(study, knobs, asked)
+    base = base_config(request, config_file, check_words(words, options=OPTIONS))
+    _tell_notices(base)
+    tune_inference(request, base, name=name, weights=weights, goal=goal, output=output)
+
+
+def _tell_notices(base: Config) -> None:
+    for notice in dict.fromkeys(base.notices):
+        print(f"Notice: {notice}", file=sys.stderr)
 
 
 def _go_on(

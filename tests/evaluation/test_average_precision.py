@@ -17,7 +17,7 @@ SIGMAS = (0.05, 0.1)
 
 
 def made(seed: int, num_images: int = 12) -> tuple[list[Record], list[dict]]:
-    """Images of crowded objects of three classes, some of them crowds, and detections around them, with equal scores."""
+    """Images of objects of three classes, some of them crowds, and detections around them, with equal scores."""
     rng = np.random.default_rng(seed)
     records, rows = [], []
     for number in rng.permutation(num_images).tolist():
@@ -26,7 +26,11 @@ def made(seed: int, num_images: int = 12) -> tuple[list[Record], list[dict]]:
         boxes = np.concatenate((corner, corner + side), 1).astype(np.float32)
         labels = rng.integers(1, 4, count)
         points = np.concatenate(
-            (rng.uniform(boxes[:, None, :2], boxes[:, None, 2:], (count, 2, 2)), rng.integers(0, 3, (count, 2, 1))), 2
+            (
+                rng.uniform(boxes[:, None, :2], boxes[:, None, 2:], (count, 2, 2)),
+                rng.integers(0, 3, (count, 2, 1)),
+            ),
+            2,
         ).astype(np.float32)
         records.append(
             Record(
@@ -42,7 +46,9 @@ def made(seed: int, num_images: int = 12) -> tuple[list[Record], list[dict]]:
                 rows.append(
                     {
                         "image_id": number,
-                        "category_id": INFO.category_ids[label - 1 if rng.random() < 0.8 else rng.integers(3)],
+                        "category_id": INFO.category_ids[
+                            label - 1 if rng.random() < 0.8 else rng.integers(3)
+                        ],
                         "bbox": [float(x), float(y), float(w), float(h)],
                         "score": float(rng.integers(1, 12)) / 12,
                         "keypoints": np.concatenate((moved, np.ones((2, 1))), 1).reshape(-1).tolist(),
@@ -97,7 +103,9 @@ def test_every_metric_equals_cocos(seed: int, task: str) -> None:
         assert np.nanmean(precision[:, k]) == pytest.approx(want.per_class[name][f"{task}/AP"], abs=1e-9)
     total = "AR" if task == "keypoints" else "AR100"
     assert np.nanmean(recall) == pytest.approx(want.metrics[f"{task}/{total}"], abs=1e-9)
-    for size in [size for size in AREAS if size != "all" and want.metrics.get(f"{task}/AP{size}") is not None]:
+    for size in [
+        size for size in AREAS if size != "all" and want.metrics.get(f"{task}/AP{size}") is not None
+    ]:
         ours = mean_precision(match(found, truth.objects, area=size, limit=truth.limit))
         assert ours == pytest.approx(want.metrics[f"{task}/AP{size}"], abs=1e-9), size
 

@@ -23,6 +23,7 @@ from detectune.cli import (
     config,
     demo,
     doctor,
+    errors,
     export,
     infer,
     knobs,
@@ -79,6 +80,7 @@ app.command("train", short_help="Train, test and report", context_settings=TAKES
 app.command("tune", short_help="Search for better settings", context_settings=TAKES_OVERRIDES)(tune.tune)
 app.command("compare", short_help="Say whether a run is better, or luckier")(compare.compare)
 app.command("test", short_help="Measure AP of weights", context_settings=TAKES_OVERRIDES)(test.test)
+app.command("errors", short_help="Say where AP is lost, and the knobs")(errors.errors)
 app.command("infer", short_help="Find objects in images and draw them")(infer.infer)
 app.command("export", short_help="Write ONNX or torch.export", context_settings=TAKES_OVERRIDES)(
     export.export

@@ -71,10 +71,10 @@ class Truth:
         self, image_id: int, labels: np.ndarray, geometry: Geometry
     ) -> tuple[np.ndarray, np.ndarray]:
         """Objects int64 [n, P] and overlaps float64 [n, P] of candidates of one image, as `Found` has them."""
-        mine = np.flatnonzero(self.objects.image == self.number[image_id])[::-1]  # the last one first
+        mine = self.of_image(image_id)[::-1]  # the last one first
         if not len(mine) or not len(labels):
             return np.full((len(labels), 0), -1, dtype=np.int64), np.zeros((len(labels), 0))
-        overlap = self._overlap(geometry, mine)
+        overlap = self.iou(geometry, mine)
         near = (overlap >= THRESHOLDS[0]) & (labels[:, None] == self.objects.label[mine])
         width = int(near.sum(1).max())
         order = np.argsort(~near, axis=1, kind="stable")[:, :width]
@@ -82,6 +82,10 @@ class Truth:
         return np.where(near, mine[order], -1), np.where(
             near, np.take_along_axis(overlap, order, axis=1), 0.0
         )
+
+    def of_image(self, image_id: int) -> np.ndarray:
+        """The objects of an image, int64 [m], in the order of its annotations."""
+        return np.flatnonzero(self.objects.image == self.number[image_id])
 
     def areas(self, geometry: Geometry) -> np.ndarray:
         """By which COCO calls detections small or large, float64 [n]."""
@@ -94,7 +98,8 @@ class Truth:
         span = geometry[..., :2].max(1) - geometry[..., :2].min(1) if len(geometry) else np.zeros((0, 2))
         return np.asarray(span[:, 0] * span[:, 1])
 
-    def _overlap(self, geometry: Geometry, mine: np.ndarray) -> np.ndarray:
+    def iou(self, geometry: Geometry, mine: np.ndarray) -> np.ndarray:
+        """Overlaps float64 [n, m] with the objects `mine` [m] of any class; with a crowd: the part that lies in it."""
         crowd = [bool(value) for value in self.objects.is_crowd[mine]]
         shapes = [self._shapes[i] for i in mine]
         if self.task == "keypoints":

@@ -25,6 +25,7 @@ MAX_CHAIN = 64
 """Longest chain of suppressions (a drops b, which would have dropped c, ...) that the static route resolves."""
 
 _SCRATCH_ELEMENTS = 2**24
+_GONE = np.float32(-1e30)  # finite: times a weight of 0 it must stay a number
 _BLOCK = 128
 
 
@@ -112,29 +113,40 @@ def soft_nms(
     """
     places = boxes.detach().float().cpu()
     few = len(places) ** 2 <= _SCRATCH_ELEMENTS
-    overlaps = box_iou(places, places, offset=offset).numpy() if few else None
+    weights = overlaps = None
+    if few:
+        overlaps = box_iou(places, places, offset=offset).numpy()
+        weights = _soft_weights(overlaps, method, sigma, overlap_thresh)
     left = scores.detach().float().cpu().numpy().copy()
-    alive = np.ones(len(left), dtype=bool)
+    gone = np.zeros(len(left), dtype=bool)
     rows: list[int] = []
-    while alive.any():
-        best = int(np.argmax(np.where(alive, left, -np.inf)))
+    new: list[float] = []
+    while not gone.all():
+        best = int(np.argmax(left))  # those that are gone are below every score
         rows.append(best)
-        alive[best] = False
-        if overlaps is not None:
-            overlap = overlaps[best]
-        else:
+        new.append(left[best])
+        gone[best] = True
+        if weights is None or overlaps is None:
             overlap = box_iou(places[best : best + 1], places, offset=offset)[0].numpy()
-        touched = alive & (overlap > 0)
-        if method == "linear":
-            weight = np.where(overlap > overlap_thresh, 1 - overlap, 1).astype(np.float32)
-        elif method == "gaussian":
-            weight = np.exp(-(overlap * overlap) / sigma).astype(np.float32)
+            weight = _soft_weights(overlap, method, sigma, overlap_thresh)
         else:
-            weight = np.where(overlap > overlap_thresh, 0, 1).astype(np.float32)
-        left[touched] *= weight[touched]
-        alive &= ~(touched & (left < score_thresh))
+            overlap, weight = overlaps[best], weights[best]
+        left *= weight
+        gone |= (overlap > 0) & (left < score_thresh)
+        left[gone] = _GONE
     index = torch.tensor(rows, dtype=torch.int64, device=boxes.device)
-    return index, torch.from_numpy(left).to(boxes.device)[index]
+    return index, torch.tensor(np.array(new, dtype=np.float32), device=boxes.device)
+
+
+def _soft_weights(overlap: np.ndarray, method: SoftMethod, sigma: float, overlap_thresh: float) -> np.ndarray:
+    """What overlaps of any shape multiply scores with, float32; 1 where boxes do not touch."""
+    if method == "linear":
+        weight = np.where(overlap > overlap_thresh, 1 - overlap, 1)
+    elif method == "gaussian":
+        weight = np.exp(-(overlap * overlap) / sigma)
+    else:
+        weight = np.where(overlap > overlap_thresh, 0, 1)
+    return np.where(overlap > 0, weight, 1).astype(np.float32)
 
 
 def _greedy_keep(boxes: Tensor, thresh: float, offset: float, inclusive: bool) -> Tensor:

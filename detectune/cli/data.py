@@ -1,4 +1,4 @@
-"""`detectune data check` and `show`: is this data set what I think it is? `cityscapes` converts that one."""
+"""`detectune data`: is this data set what I think it is (`check`, `show`), and which anchors cover it (`anchors`)?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from detectune.cli.data_anchors import anchors
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app.command("anchors")(anchors)
 
 FileArgument = Annotated[
     str,

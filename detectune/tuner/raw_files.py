@@ -69,8 +69,8 @@ class RawFiles:
         if not file.is_file():
             with output_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            content = {"format": FORMAT, "origin": dict(origin), "reach": asdict(reach)}
-            write_text(file, json.dumps(content, indent=1) + "\n")
+            made = {"format": FORMAT, "origin": dict(origin), "reach": asdict(reach)}
+            write_text(file, json.dumps(made, indent=1) + "\n")
             return
         content = _read(file)
         other = [key for key in origin if content["origin"].get(key) != json.loads(json.dumps(origin[key]))]
@@ -176,7 +176,10 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[RawImage]:
             RawImage(
                 info,
                 torch.from_numpy(arrays["size"][i]),
-                *(_tensor(arrays[name][own]) for name in ("boxes", "scores", "labels", "place")),
+                _tensor(arrays["boxes"][own]),
+                _tensor(arrays["scores"][own]),
+                _tensor(arrays["labels"][own]),
+                _tensor(arrays["place"][own]),
                 _tensor(arrays.get(f"proposals_{i}")),
                 _tensor(arrays.get(f"logits_{i}")),
                 rles,

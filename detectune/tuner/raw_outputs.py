@@ -87,7 +87,8 @@ def _of_anchors(model: RetinaNet, images: ImageBatch) -> list[RawImage]:
     raw = []
     for i, (info, size) in enumerate(zip(images.infos, images.sizes, strict=True)):
         seen = model.candidates(out, anchors, i, info, size)
-        raw.append(RawImage(info, size.cpu(), *(t.cpu() for t in seen)))
+        boxes, scores, labels, levels = (t.cpu() for t in seen)
+        raw.append(RawImage(info, size.cpu(), boxes, scores, labels, levels))
     return raw
 
 

@@ -278,11 +278,11 @@ def _joined(parts: Sequence[Found]) -> Found:
     def wide(array: np.ndarray, fill: float) -> np.ndarray:
         return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
 
+    image, label, score, area = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("image", "label", "score", "area")
+    )
+    objects = np.concatenate([wide(part.objects, -1) for part in parts])
     return Found(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("image", "label", "score", "area")
-        ),
-        np.concatenate([wide(part.objects, -1) for part in parts]),
-        np.concatenate([wide(part.overlaps, 0.0) for part in parts]),
+        image, label, score, area, objects, np.concatenate([wide(part.overlaps, 0.0) for part in parts])
     )

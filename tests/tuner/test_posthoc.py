@@ -94,9 +94,16 @@ def test_detections_are_those_of_the_network(
     root: Path, data: dict[str, Any], name: str, geometry: str
 ) -> None:
     """Fresh weights in other dialects, one and two stages: the same boxes' scores in the same order."""
-    base = small(root, data, name, MODEL__GEOMETRY=geometry, MODEL__NUM_CLASSES=6, TEST__IMS_PER_BATCH=2)
-    keys = [key for key in within_reach(base, "bbox") if "VOTE" not in key]
-    asked = question(base, "bbox", keys)
+    base = small(
+        root,
+        data,
+        name,
+        MODEL__GEOMETRY=geometry,
+        MODEL__NUM_CLASSES=6,
+        TEST__IMS_PER_BATCH=2,
+        RETINANET__PRIOR_PROB=0.1,
+    )
+    asked = question(base, "bbox", [key for key in within_reach(base, "bbox") if "VOTE" not in key])
     reach = needed_reach(asked.space, base, "bbox")
 
     def predictor(config: Config) -> Predictor:
@@ -112,7 +119,7 @@ def test_detections_are_those_of_the_network(
     records = [record for record in loader.records if record.image_id in ids]
     raw.sort(key=lambda one: one.info.image_id)
     replay = Replay(raw, records, CLASSES, base, all_proposals=bool(reach.anchors))
-    rng = np.random.default_rng(1)
+    rng, total = np.random.default_rng(1), 0
     for _ in range(6):
         config = base.with_overrides(setting_at(asked.space, base.flat(), rng.random(len(asked.space))))
         want = dict(
@@ -125,7 +132,8 @@ def test_detections_are_those_of_the_network(
             theirs = want[one.info.image_id]
             assert found.label.tolist() == theirs.labels.tolist()
             np.testing.assert_allclose(found.score, theirs.scores.double().numpy(), rtol=1e-5)
-    assert sum(len(found) for found in want.values()) > 0
+            total += len(theirs)
+    assert total > 0
 
 
 def test_an_interrupted_collection_goes_on(

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,10 @@ def knobs(
         ),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="A JSON list with everything known.")] = False,
+    study: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With a full key: what the study in this folder found about it."),
+    ] = None,
 ) -> None:
     """List the settings, or explain one."""
     from detectune.config.catalogue import KNOBS, as_record, find_knobs
@@ -44,7 +49,17 @@ def knobs(
     found = find_knobs(pattern)
     if not found:
         raise UserError(_nothing_found(str(pattern)))
-    if json_output:
+    if study is not None:
+        if len(found) != 1 or pattern is None or pattern.upper() not in KNOBS or json_output:
+            raise UserError(
+                "--study needs one full key and no --json, as `knobs SOLVER.BASE_LR --study DIR`."
+            )
+        from detectune.cli.knob_study import study_lines
+
+        width = min(_width() or WIDE, WIDE)
+        lines = study_lines(found[0].key, study.expanduser(), width=width)
+        print("\n".join([*explain(found[0], width=width), "", *lines]))
+    elif json_output:
         print(json.dumps([as_record(knob) for knob in found], indent=2, allow_nan=False))
     elif len(found) == 1 and pattern is not None and pattern.upper() in KNOBS:
         print("\n".join(explain(found[0], width=min(_width() or WIDE, WIDE))))
@@ -75,11 +90,11 @@ def _list(found: Sequence[Knob], width: int | None) -> None:
         _table(found, width)
     else:
         for knob in found:
-            print("\n".join(_wrap(f"{knob.key} = {_value(knob.default)}", width, "      ")))
-            print("\n".join(_wrap(_first_sentence(knob), width, "    ", first="    ")))
+            print("\n".join(wrap(f"{knob.key} = {_value(knob.default)}", width, "      ")))
+            print("\n".join(wrap(_first_sentence(knob), width, "    ", first="    ")))
     if width is not None:
         closing = f"{len(found)} keys. `detectune knobs KEY` explains one."
-        print("\n" + "\n".join(_wrap(closing, width, "")))
+        print("\n" + "\n".join(wrap(closing, width, "")))
 
 
 def _table(found: Sequence[Knob], width: int) -> None:
@@ -98,16 +113,16 @@ def _table(found: Sequence[Knob], width: int) -> None:
 
 def explain(knob: Knob, *, width: int) -> list[str]:
     """Everything known about one knob, as lines of at most `width` columns where words allow it."""
-    lines = [knob.key, "", *_wrap(knob.doc, width, "  ", first="  "), ""]
+    lines = [knob.key, "", *wrap(knob.doc, width, "  ", first="  "), ""]
     if knob.obsolete:
-        lines += [*_wrap(f"Obsolete: {knob.obsolete}", width, "  ", first="  "), ""]
+        lines += [*wrap(f"Obsolete: {knob.obsolete}", width, "  ", first="  "), ""]
     for name, text in _facts(knob):
-        lines += _wrap(text, width, INDENT, first=f"  {name:<14}")
+        lines += wrap(text, width, INDENT, first=f"  {name:<14}")
     *sections, last = knob.key.split(".")
     example = "".join(f"{section}: {{" for section in sections)
     lines += [
         "",
-        *_wrap(
+        *wrap(
             f"{example}{last}: {_value(knob.default)}{'}' * len(sections)}",
             width,
             INDENT,
@@ -158,7 +173,8 @@ def _first_sentence(knob: Knob) -> str:
     return f"(obsolete) {sentence}" if knob.obsolete else sentence
 
 
-def _wrap(text: str, width: int, indent: str, *, first: str = "") -> list[str]:
+def wrap(text: str, width: int, indent: str, *, first: str = "") -> list[str]:
+    """Lines of at most `width` columns; `indent` begins all but the first."""
     return textwrap.wrap(
         text,
         width,

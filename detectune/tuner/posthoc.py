@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from detectune.config.load import ConfigError
 from detectune.config.tree import Config
@@ -243,6 +244,7 @@ def _check_rules(base: Config, name: str) -> None:
 def _write(
     question: Question, base: Config, folder: Path, verdict: dict[str, Any], tried: Sequence[Tried]
 ) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name every resampling
     history = history_of(question, base, tried)
     even = [trial for trial, one in zip(history.trials, tried, strict=True) if one.explored][:IMPORTANCE_FROM]
     importance = importances(

@@ -1,0 +1,110 @@
+"""Settings of the inference knobs on raw outputs beside `test` with the same settings: seconds for each, the same AP.
+
+    python bench/posthoc.py --weights model_final.safetensors [--config getting_started/shapes] [--settings 12]
+
+The network runs once over TEST.DATASETS; then random settings of the default space (and, with --all, of every knob
+within reach) are measured in turn by replaying the raw outputs and by `test`, both on all images. `ratio` is the
+time of `test` (reading images, network, suppression, evaluation, its files; no pictures are drawn) over that of the
+replay, whole and as a median over settings. --search also runs a search of so many settings, for its pace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alternation import write_result
+from detectune.cli.places import find_config
+from detectune.config.load import Config, load_config
+from detectune.engine import testing
+from detectune.tuner.inference_space import inference_space, within_reach
+from detectune.tuner.many_settings import setting_at
+from detectune.tuner.posthoc import Question, replay_of, study
+from detectune.tuner.space import Entry
+
+
+def beside(config: Config, weights: Path, *, settings: int, everything: bool, search: int) -> dict[str, Any]:
+    """Times and APs of both ways, setting by setting in turn."""
+    keys = [Entry(key, {}, "") for key in within_reach(config, "bbox")] if everything else []
+    space = inference_space(keys, config, "bbox")
+    question = Question("bench", space, "bbox/AP", settings=search)
+    rng, flat, rows = np.random.default_rng(0), config.flat(), []
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        replay, _, files = replay_of(question, config, weights, Path(folder) / "cache", log=lambda _: None)
+        once = time.perf_counter() - started
+        for _ in range(settings):
+            values = setting_at(space, flat, rng.random(len(space)))
+            changed = config.with_overrides(values)
+            started = time.perf_counter()
+            fast = replay.measure(changed, "bbox/AP")
+            between = time.perf_counter()
+            slow = testing.test(changed, weights, output_dir=Path(folder) / "test", log=lambda _: None)[
+                "bbox/AP"
+            ]
+            ended = time.perf_counter()
+            rows.append(
+                {"replay": between - started, "test": ended - between, "difference": abs(fast - slow)}
+            )
+            print(
+                f"replay {rows[-1]['replay']:.3f} s  test {rows[-1]['test']:.2f} s  AP {fast:.4f}", flush=True
+            )
+        result: dict[str, Any] = {
+            "knobs": list(space.keys),
+            "images": len(replay),
+            "seconds_of_the_network_once": once,
+            "cache_bytes": files.size,
+            "seconds_per_setting": {
+                way: statistics.mean(row[way] for row in rows) for way in ("replay", "test")
+            },
+            "ratio": sum(row["test"] for row in rows) / sum(row["replay"] for row in rows),
+            "median_ratio": statistics.median(row["test"] / row["replay"] for row in rows),
+            "smallest_ratio": min(row["test"] / row["replay"] for row in rows),
+            "largest_difference_of_ap": max(row["difference"] for row in rows),
+        }
+        if search:
+            verdict = study(question, config, replay, log=lambda _: None)
+            result["search"] = {
+                "settings": verdict["settings"], "seconds": verdict["seconds"],
+                "ratio_of_a_setting_on_half_of_the_images": statistics.mean(row["test"] for row in rows)
+                / verdict["seconds_per_setting"],
+                "sentence": verdict["sentence"],
+            }  # fmt: skip
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--config", default="getting_started/shapes")
+    parser.add_argument("--settings", type=int, default=12)
+    parser.add_argument("--search", type=int, default=0)
+    parser.add_argument("--all", action="store_true", help="also the knobs of proposals, and of voting")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    testing.NUM_SAMPLES = testing.NUM_WORST = 0
+    config = load_config(find_config(arguments.config))
+    spaces = {"default": False} | ({"all": True} if arguments.all else {})
+    result = {
+        name: beside(
+            config, arguments.weights, settings=arguments.settings, everything=everything,
+            search=0 if everything else arguments.search,
+        )
+        for name, everything in spaces.items()
+    }  # fmt: skip
+    write_result("posthoc", {"config": arguments.config, "threads": torch.get_num_threads(), **result})
+
+
+if __name__ == "__main__":
+    main()

@@ -176,11 +176,11 @@ def gains_chart(metric: str, halves: Mapping[str, Mapping[str, Any]]) -> Chart |
         return round(LEFT + (value - low + room) / (high - low + 2 * room) * (WIDTH - 2 * LEFT), 1)
 
     height = ROW * len(shown) + 24
-    parts = [f'<line class="axis" x1="{x(0)}" x2="{x(0)}" y1="4" y2="{height - 20}"/>']
-    parts.append(f'<text x="{x(0)}" y="{height - 6}" text-anchor="middle">0</text>')
+    parts = [f'<text x="{x(0)}" y="{height - 6}" text-anchor="middle">0</text>']
     for i, (name, d) in enumerate(shown):
         y = ROW * i + 30
         slot = i + 1
+        parts.append(f'<line class="axis" x1="{x(0)}" x2="{x(0)}" y1="{y - 8}" y2="{y + 8}"/>')
         parts.append(f'<text x="{LEFT}" y="{y - 14}">{escape(name)} {_signed(_gain(d))}</text>')
         parts.append(f'<line class="line s{slot}" x1="{x(d["low"])}" x2="{x(d["high"])}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot s{slot}" cx="{x(_gain(d))}" cy="{y}" r="4"/>')
@@ -208,7 +208,7 @@ def sweep_chart(sweep: Mapping[str, Any], deviation: float | None) -> Chart | No
     ends = [(points[0][0], 0), (points[-1][0], 0)]
     band = [
         Series(name, [(x, at + shift) for x, _ in ends], 8, dashed=True)
-        for name, shift in (("noise", noise), ("", -noise))
+        for name, shift in (("noise, above", noise), ("below", -noise))
         if at is not None and noise
     ]
     ys = [y for _, report, tune in points for y in (report, tune)] + [y for s in band for _, y in s.points]

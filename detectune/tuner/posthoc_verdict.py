@@ -19,7 +19,8 @@ from detectune.tuner.replay import MEASURES, RECALLS, Replay, measure_matched
 FORMAT = 1
 SWEEP = 9  # values of a knob in its picture
 MOST_SWEPT = 6
-MOST_WORK = 4e8  # detections times draws; beyond it fewer draws are made, but not fewer than LEAST_DRAWS
+MOST_WORK = 5e7  # what draws together may cost; beyond it fewer are made, but not fewer than LEAST_DRAWS
+WORK_OF_A_CLASS = 200  # a class costs as much as so many detections
 LEAST_DRAWS = 200
 
 
@@ -98,7 +99,8 @@ def _difference(
     task, _, name = metric.partition("/")
     area = MEASURES[name][1] if name in MEASURES else "all"
     was, is_ = (replay.matched(config, task, half, area=area) for config in (base, after))
-    work = len(was.right) * (len(was.label) + len(is_.label) + 1)
+    found = (len(was.label) + len(is_.label)) / 2
+    work = len(was.right) * (found + WORK_OF_A_CLASS * len(replay.class_info))
     return compare(
         lambda weights: measure_matched(was, name, weights),
         lambda weights: measure_matched(is_, name, weights),

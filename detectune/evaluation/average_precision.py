@@ -131,30 +131,50 @@ def precision_and_recall(
 ) -> tuple[np.ndarray, np.ndarray]:
     """AP and recall of each class at each threshold, float64 [T, K] both; NaN for classes without objects.
 
-    `weights` [I] count images more or less than once, whole numbers as if they were there so often.
+    `weights` [I], whole numbers, count images as if they were there so often.
     """
     num_classes = matched.wanted.shape[1]
     weight = np.ones(matched.num_images) if weights is None else np.asarray(weights, dtype=np.float64)
     wanted = weight @ matched.wanted
+    present = np.flatnonzero(wanted > 0)
     precision = np.full((len(matched.right), num_classes), np.nan)
     recall = np.full_like(precision, np.nan)
-    ends = np.searchsorted(matched.label, np.arange(1, num_classes + 2))
+    precision[:, present] = recall[:, present] = 0.0
+    if not len(matched.label) or not len(present):
+        return precision, recall
     each = weight[matched.image]
-    for k in np.flatnonzero(wanted > 0):
-        rows = slice(ends[k], ends[k + 1])
-        if ends[k] == ends[k + 1]:
-            precision[:, k] = recall[:, k] = 0.0
-            continue
-        right = np.cumsum(matched.right[:, rows] * each[rows], axis=1)
-        wrong = np.cumsum(matched.wrong[:, rows] * each[rows], axis=1)
-        reached = right / wanted[k]
-        exact = right / (right + wrong + np.spacing(1))
-        envelope = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
-        envelope = np.concatenate((envelope, np.zeros((len(envelope), 1))), axis=1)
-        place = np.stack([np.searchsorted(row, RECALLS, side="left") for row in reached])
-        precision[:, k] = np.take_along_axis(envelope, place, axis=1).mean(1)
-        recall[:, k] = reached[:, -1]
+    edges = np.searchsorted(matched.label, np.arange(1, num_classes + 2))
+    start, stop = edges[present], edges[present + 1]
+    # Counts are whole numbers, so sums over all classes are exact and so are their differences.
+    right = np.cumsum(matched.right * each, axis=1)
+    wrong = np.cumsum(matched.wrong * each, axis=1)
+    ahead = np.concatenate((np.zeros((len(right), 1)), right), axis=1)[:, start]  # [T, present]
+    before = np.concatenate((np.zeros((len(wrong), 1)), wrong), axis=1)[:, start]
+    envelope = np.zeros((len(right), right.shape[1] + 1))  # the last column is what no detection reaches
+    for i, k in enumerate(present):
+        rows = slice(start[i], stop[i])
+        hits = right[:, rows] - ahead[:, i : i + 1]
+        exact = hits / (hits + (wrong[:, rows] - before[:, i : i + 1]) + np.spacing(1))
+        envelope[:, rows] = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
+        if stop[i] > start[i]:
+            recall[:, k] = hits[:, -1] / wanted[k]
+    needed = _counts_for_recalls(wanted[present])  # [present, R]
+    for t in range(len(right)):
+        place = np.searchsorted(right[t], ahead[t][:, None] + needed, side="left")
+        place = np.maximum(place, start[:, None])
+        place = np.where(place < stop[:, None], place, right.shape[1])
+        precision[t, present] = envelope[t, place].mean(1)
     return precision, recall
+
+
+def _counts_for_recalls(wanted: np.ndarray) -> np.ndarray:
+    """The smallest whole number of each of `wanted` [K] whose quotient is at least each of RECALLS, float64 [K, R]."""
+    of = wanted[:, None]
+    count = np.ceil(RECALLS * of)
+    count = np.where(
+        (count - 1) / of >= RECALLS, count - 1, count
+    )  # as the quotients round, not the products
+    return np.asarray(np.where(count / of < RECALLS, count + 1, count))
 
 
 def mean_precision(matched: Matched, weights: np.ndarray | None = None, *, at: slice = slice(None)) -> float:

@@ -290,10 +290,16 @@ def _go_on(
     from dataclasses import replace
 
     from detectune.config.load import load_config
+    from detectune.report.posthoc_page import is_inference_study
     from detectune.tuner.spec import MAY_CHANGE, read_spec
     from detectune.tuner.study import BASE, SPEC
 
     folder = Path(study)
+    if is_inference_study(folder):
+        raise UserError(
+            f"{study} is a study of inference knobs; give its command again, with the configuration, --stage inference "
+            "and --output, and it goes on from its raw outputs."
+        )
     if words or knobs:
         raise UserError(
             f"{study} is a study's folder: what it asks stays; leave out {(words or ['--knobs'])[0]}."

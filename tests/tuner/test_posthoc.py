@@ -25,7 +25,7 @@ from detectune.tuner.inference_space import inference_space, needed_reach, outpu
 from detectune.tuner.many_settings import setting_at
 from detectune.tuner.posthoc import Question, replay_of
 from detectune.tuner.raw_outputs import collect
-from detectune.tuner.replay import Replay
+from detectune.tuner.replay import Replay, Rules, choose
 from detectune.tuner.space import Entry
 
 SIDE = 64
@@ -136,6 +136,41 @@ def test_detections_are_those_of_the_network(
     assert total > 0
 
 
+def test_masks_and_keypoints_are_those_of_the_network(root: Path, data: dict[str, Any]) -> None:
+    """Fresh weights: the candidates' masks and poses, made before anything was suppressed, are those of the test."""
+    keys = {
+        "MODEL__KEYPOINTS_ON": True, "MODEL__NUM_CLASSES": 6, "KRCNN__NUM_KEYPOINTS": 3, "TEST__IMS_PER_BATCH": 2,
+        "KRCNN__ROI_KEYPOINTS_HEAD": "keypoint_rcnn_heads.add_roi_pose_head_v1convX", "KRCNN__NUM_STACKED_CONVS": 1,
+        "KRCNN__CONV_HEAD_DIM": 16, "KRCNN__CONV_INIT": "MSRAFill", "KRCNN__ROI_XFORM_RESOLUTION": 7,
+        "KRCNN__USE_DECONV_OUTPUT": True, "KRCNN__KEYPOINT_CONFIDENCE": "logit", "TEST__SCORE_THRESH": 0.1,
+    }  # fmt: skip
+    base = small(root, data, **keys)
+    torch.manual_seed(5)
+    model = build_detector(base, num_classes=6, num_keypoints=3).eval()
+    batch = next(iter(posthoc.build_loader(base, training=False)))
+    loader = posthoc.build_loader(base, training=False)
+    predictor = Predictor(base, model=model, class_info=loader.class_info)
+    raw = collect(predictor, batch.images, all_proposals=False, shapes=True, mask_thresh=0.5)
+    raw.sort(key=lambda one: one.info.image_id)
+    ids = [one.info.image_id for one in raw]
+    records = [record for record in loader.records if record.image_id in ids]
+    replay = Replay(raw, records, loader.class_info, base, all_proposals=False)
+    want = dict(zip([i.image_id for i in batch.images.infos], predictor.predict(batch.images), strict=True))
+    for number, one in enumerate(raw):
+        theirs = predictor.rows(want[one.info.image_id], image_id=one.info.image_id)
+        assert len(theirs) > 5
+        chosen = choose(one, Rules.of(base, all_proposals=False))
+        assert one.rles is not None
+        assert [one.rles[row] for row in chosen.rows.tolist()] == [row["segmentation"] for row in theirs]
+        with_points = [row for row in theirs if "keypoints" in row]
+        found = replay.found(base, "keypoints", [number])
+        assert found.score.tolist() == pytest.approx([row["keypoint_score"] for row in with_points], rel=1e-4)
+        points = np.array([row["keypoints"] for row in with_points]).reshape(-1, 3, 3)
+        truth = replay.truths["keypoints"]
+        _, overlaps = truth.overlaps(one.info.image_id, found.label, points)
+        np.testing.assert_allclose(found.overlaps.max(1, initial=0), overlaps.max(1, initial=0), atol=1e-3)
+
+
 def test_an_interrupted_collection_goes_on(
     trained: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +239,9 @@ def test_a_study_from_the_command_line(
     with pytest.raises(SystemExit):  # the page is written again from the files alone
         main(["report", str(tmp_path / "study")])
     assert "report.html" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["tune", str(tmp_path / "study")])
+    assert "is a study of inference knobs; give its command again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,13 @@ def convert(
 
 def _local(named: str) -> Path:
     """The file that a path, an address or a public name means; those are fetched into DOWNLOAD_CACHE."""
+    path = Path(named).expanduser()
+    if path.exists():  # a file is shown without what fetches files
+        return path
     from detectune.weights.downloads import SCHEMES, local_weights
     from detectune.weights.zoo import find_known
 
-    path = Path(named).expanduser()
-    if path.exists() or (not named.startswith(SCHEMES) and find_known(named) is None):
+    if not named.startswith(SCHEMES) and find_known(named) is None:
         return path
     from detectune.config.tree import Config
 

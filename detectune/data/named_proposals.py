@@ -44,7 +44,8 @@ class NamedProposals:
     def boxes_for(self, name: str, *, height: int, width: int, offset: float, limit: int) -> Tensor:
         """Boxes float32 [P, 4] for the image file `name` of that size, inside it; `offset` as in `ops.boxes`.
 
-        Of more than `limit` the best ones are taken, if there are scores, else the first.
+        Of more than `limit` the best ones are taken, if there are scores, else the first. Continuous boxes that are
+        empty inside the image are left out, as detectron2 does.
 
         Raises:
             DataError: if the file has none for this image.
@@ -52,10 +53,13 @@ class NamedProposals:
         boxes, scores = self.by_image[self._key(name)]
         if scores is not None and len(boxes) > limit:
             boxes = boxes[np.argsort(-scores, kind="stable")]
-        found = torch.from_numpy(boxes[:limit].copy())
+        found = torch.from_numpy(boxes.copy())
         if self.inclusive and not offset:
             found[:, 2:] += 1
-        return clip_boxes(found, torch.tensor([height, width]), offset=offset)
+        found = clip_boxes(found, torch.tensor([height, width]), offset=offset)
+        if not offset:
+            found = found[(found[:, 2:] > found[:, :2]).all(1)]
+        return found[:limit]
 
     def _key(self, name: str) -> str:
         base = Path(name).name

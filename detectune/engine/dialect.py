@@ -37,6 +37,25 @@ def in_dialect_of(weights: Path | str, config: Config, *, log: Callable[[str], N
     return config.with_overrides({KEY: dialect})
 
 
+def with_box_weights_of(
+    config: Config, metadata: Mapping[str, str], *, log: Callable[[str], None] = print
+) -> Config:
+    """The configuration for a test of weights that say `metadata` of themselves.
+
+    Detectron's first models learnt boxes by their mean and deviation, which it folded into the weights later on. The
+    configuration that such a file holds does not know MODEL.BBOX_REG_WEIGHTS, and Detectron takes 1 for all of them,
+    whatever is asked for.
+    """
+    saved = metadata.get("cfg", "")
+    wanted = (1.0, 1.0, 1.0, 1.0)
+    if not saved or "BBOX_REG_WEIGHTS" in saved or tuple(config.MODEL.BBOX_REG_WEIGHTS) == wanted:
+        return config
+    log(
+        "MODEL.BBOX_REG_WEIGHTS is 1, 1, 1, 1, as Detectron takes it for weights that are older than that key."
+    )
+    return config.with_overrides({"MODEL.BBOX_REG_WEIGHTS": wanted})
+
+
 def in_dialect_of_run(checkpoint: Mapping[str, Any], config: Config) -> Config:
     """The configuration with MODEL.GEOMETRY as the run that goes on began, unless a file or an override sets it."""
     if KEY in config.given:

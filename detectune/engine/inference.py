@@ -25,7 +25,7 @@ from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, build_loader
 from detectune.data.named_proposals import NamedProposals
 from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
-from detectune.engine.dialect import in_dialect_of
+from detectune.engine.dialect import in_dialect_of, with_box_weights_of
 from detectune.engine.precision import choose_compute
 from detectune.errors import DataError, UserError, WeightsError
 from detectune.models.build import build_detector
@@ -132,7 +132,7 @@ class Predictor:
                 raise WeightsError("There are no weights: give a file, or set TEST.WEIGHTS.")
             path = local_weights(named, download_cache=config.DOWNLOAD_CACHE)
             config = in_dialect_of(path, config, log=log)
-            model, class_info = load_detector(config, path, class_info)
+            model, class_info = load_detector(config, path, class_info, log=log)
         self.geometry = GEOMETRIES[config.MODEL.GEOMETRY]
         self.class_info = class_info or numbered_classes(config.MODEL.NUM_CLASSES - 1)
         self.compute = choose_compute(
@@ -226,10 +226,14 @@ class Predictor:
 
 
 def load_detector(
-    config: Config, path: Path, class_info: ClassInfo | None = None
+    config: Config, path: Path, class_info: ClassInfo | None = None, *, log: Callable[[str], None] = print
 ) -> tuple[nn.Module, ClassInfo]:
     """The detector of the configuration with the weights at `path`, every one of them, and its classes."""
-    state, metadata = read_weights(path, agnostic_boxes=config.MODEL.CLS_AGNOSTIC_BBOX_REG)
+    state, metadata = read_weights(
+        path, agnostic_boxes=config.MODEL.CLS_AGNOSTIC_BBOX_REG, colours=config.INPUT.WEIGHTS_COLOURS
+    )
+    if metadata.get("geometry") == "detectron":
+        config = with_box_weights_of(config, metadata, log=log)
     classes = class_info or _classes_of(metadata) or _classes_of_data(config)
     num_classes = len(classes) + 1 if classes else config.MODEL.NUM_CLASSES
     if num_classes < 2:

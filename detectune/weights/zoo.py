@@ -2,6 +2,8 @@
 
 detectron/35861858                                     a model of MODEL_ZOO.md, by its id; or .../R-50, a body
 detectron2://COCO-Detection/faster_rcnn_R_50_FPN_3x    a model of detectron2's zoo; a full path works too
+catalog://Caffe2Detectron/COCO/35858933/NAME            detectron2's name for Detectron's models, by their id; or
+                                                       catalog://ImageNetPretrained/MSRA/R-50, a body
 torchvision/MaskRCNN_ResNet50_FPN_Weights.COCO_V1      as torchvision calls its weights
 """
 
@@ -16,7 +18,6 @@ from detectune.errors import WeightsError
 DETECTRON = "https://dl.fbaipublicfiles.com/detectron/"
 DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 TORCHVISION = "https://download.pytorch.org/models/"
-PREFIXES = ("detectron/", "detectron2://", "detectron2/", "torchvision/")
 
 # id, configuration, then what the trainer put behind it: time and a random word
 _DETECTRON_RUNS = """
@@ -204,6 +205,10 @@ def find_known(name: str) -> KnownWeights | None:
         return _of_detectron2(name, name.removeprefix("detectron2://"))
     if name.startswith("detectron2/"):
         return _of_detectron2(name, name.removeprefix("detectron2/"))
+    if name.startswith("catalog://"):
+        parts = name.removeprefix("catalog://").split("/")
+        of_a_model = parts[:2] == ["Caffe2Detectron", "COCO"] and len(parts) > 2
+        return _of_detectron(name, parts[2] if of_a_model else parts[-1])
     if name.startswith("detectron/"):
         return _of_detectron(name, name.removeprefix("detectron/"))
     if name.startswith("torchvision/"):

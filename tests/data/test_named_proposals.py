@@ -41,6 +41,14 @@ def test_of_too_many_the_best_are_taken_and_without_scores_the_first(tmp_path: P
     assert boxes(plain, "a.jpg", limit=1) == [[1, 2, 30, 40]]
 
 
+def test_boxes_outside_of_the_image_are_left_out_where_detectron2_does(tmp_path: Path) -> None:
+    outside = [[70.0, 5, 80, 9], [3, 4, 3, 9]]
+    entry = {"boxes": [*outside, *BOXES[:1]], "scores": [0.9, 0.8, 0.1]}
+    given = read_named_proposals(written(tmp_path, {"a.jpg": entry}))
+    assert boxes(given, "a.jpg", limit=1) == [[1, 2, 30, 40]]
+    assert boxes(given, "a.jpg", offset=1.0) == [[59, 5, 59, 9], [3, 4, 3, 9], [1, 2, 30, 40]]
+
+
 @pytest.mark.parametrize("suffix", [".pkl", ".npz"])
 def test_detectrons_files_tell_images_by_the_id_in_the_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"regions{suffix}"

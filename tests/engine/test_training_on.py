@@ -13,7 +13,7 @@ from torch import Tensor
 from detectune.config.load import Config, load_config
 from detectune.data.shapes import make_shapes
 from detectune.engine import testing
-from detectune.engine.inference import Predictor
+from detectune.engine.inference import Predictor, load_detector, numbered_classes
 from detectune.engine.run_directory import RunDirectory
 from detectune.engine.trainer import train
 from detectune.models.build import build_detector
@@ -38,18 +38,21 @@ SETTINGS = {
 }  # fmt: skip
 
 
+CFG = "MODEL: {BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]}\n"
+
+
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in state.items()}
 
 
 def detectron(state: dict[str, Tensor], path: Path) -> None:
-    path.write_bytes(dump_pickle({"blobs": as_arrays(to_detectron(state)), "cfg": "NUM_GPUS: 1\n"}))
+    path.write_bytes(dump_pickle({"blobs": as_arrays(to_detectron(state)), "cfg": CFG}))
 
 
 def detectron_with_momentum(state: dict[str, Tensor], path: Path) -> None:
     blobs = as_arrays(to_detectron(state))
     momentum = {f"{name}_momentum": np.ones_like(value) for name, value in blobs.items()}
-    path.write_bytes(dump_pickle({"blobs": blobs | momentum, "cfg": "NUM_GPUS: 1\n"}))
+    path.write_bytes(dump_pickle({"blobs": blobs | momentum, "cfg": CFG}))
 
 
 def detectron2_pickle(state: dict[str, Tensor], path: Path) -> None:
@@ -160,3 +163,21 @@ def test_a_body_alone_decides_nothing(config: Config, tmp_path: Path) -> None:
     settings = config.with_overrides({"TRAIN.WEIGHTS": str(tmp_path / "R-50.pkl"), "SOLVER.MAX_ITER": 1})
     train(settings, output_dir=tmp_path / "run", log=lambda _: None)
     assert load_config(tmp_path / "run" / "config.yaml").MODEL.GEOMETRY == "detectron2"
+
+
+def test_detectrons_oldest_models_have_boxes_of_unit_weight(tmp_path: Path) -> None:
+    """A file whose configuration does not know the key: Detectron forces 1 for it, whatever is asked for."""
+    config = Config().with_overrides(SETTINGS | {"MODEL.GEOMETRY": "detectron", "MODEL.NUM_CLASSES": 4})
+    torch.manual_seed(0)
+    state = build_detector(config).state_dict()
+    said: list[str] = []
+    weights = {}
+    for name, cfg in (("old", "MODEL: {TYPE: x}"), ("new", CFG), ("body alone", "")):
+        blobs = (
+            {"blobs": as_arrays(to_detectron(state)), "cfg": cfg} if cfg else as_arrays(to_detectron(state))
+        )
+        (tmp_path / "model.pkl").write_bytes(dump_pickle(blobs))
+        model, _ = load_detector(config, tmp_path / "model.pkl", numbered_classes(3), log=said.append)
+        weights[name] = model.box_head.box_weights
+    assert weights == {"old": (1.0,) * 4, "new": (10.0, 10.0, 5.0, 5.0), "body alone": (10.0, 10.0, 5.0, 5.0)}
+    assert len(said) == 1 and "older than that key" in said[0]

@@ -53,6 +53,17 @@ def test_a_path_is_a_path(tmp_path: Path) -> None:
     assert local_weights("~/a.pkl", download_cache="/none") == Path.home() / "a.pkl"
 
 
+def test_detectron2s_other_names_for_detectrons_files() -> None:
+    for theirs, ours in (
+        ("catalog://ImageNetPretrained/FAIR/X-152-32x8d-IN5k", "detectron/X-152-32x8d-IN5k"),
+        ("catalog://Caffe2Detectron/COCO/35857345/e2e_faster_rcnn_R-50-FPN_1x", "detectron/35857345"),
+    ):
+        known, same = find_known(theirs), find_known(ours)
+        assert known is not None and same is not None and known.address == same.address
+    with pytest.raises(WeightsError, match="catalog://ImageNetPretrained/MSRA/R-51 is no known name"):
+        find_known("catalog://ImageNetPretrained/MSRA/R-51")
+
+
 def test_detectrons_files_lie_where_detectron_kept_them() -> None:
     address = "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl"
     assert cached_place(address, "/cache") == Path("/cache/ImageNetPretrained/MSRA/R-50.pkl")

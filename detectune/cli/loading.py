@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from detectune.config.load import Config
 
 
+BASELINES = ("12_2017_baselines", "04_2018_gn_baselines")
+"""Folders of configurations whose models compute boxes as Detectron does, which their files do not say."""
+
+
 def load_for_command(name: str, words: Sequence[str] | None, *, options: Sequence[str]) -> Config:
     """The configuration that CONFIG and the words after it mean; its notices go to stderr.
 
@@ -27,7 +31,9 @@ def load_for_command(name: str, words: Sequence[str] | None, *, options: Sequenc
     known = None if Path(name).exists() else find_known(name)
     if known is not None:  # a public model: its configuration, and itself to test
         file = known.config or name
-        meant = [f"TEST.WEIGHTS={name}"] + ["MODEL.GEOMETRY=detectron"] * bool(known.config)
+        meant = [f"TEST.WEIGHTS={name}"] + ["MODEL.GEOMETRY=detectron"] * (
+            known.config.split("/")[0] in BASELINES
+        )
     config = load_config(find_config(file), [*meant, *check_words(words, options=options)])
     for notice in dict.fromkeys(config.notices) if speaks() and not started_by_us() else ():
         print(f"Notice: {notice}", file=sys.stderr)

@@ -52,6 +52,15 @@ def _split(text: str) -> tuple[str, ...]:
 
 
 COCO_CLASSES = ClassInfo(_split(_NAMES), tuple(i for i in range(1, 91) if i not in _ABSENT_IDS))
+COCO_IDS = ClassInfo(
+    tuple(
+        dict(zip(COCO_CLASSES.category_ids, COCO_CLASSES.names, strict=True)).get(i, f"unused {i}")
+        for i in range(1, 91)
+    ),
+    tuple(range(1, 91)),
+)
+"""The classes of torchvision's detectors, which have one for every id."""
+
 COCO_PERSON = ClassInfo(
     ("person",),
     (1,),

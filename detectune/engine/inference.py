@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from detectune.config.tree import Config
-from detectune.data.coco_names import COCO_CLASSES, COCO_PERSON
+from detectune.data.coco_names import COCO_CLASSES, COCO_IDS, COCO_PERSON
 from detectune.data.collate import single_image, split_images
 from detectune.data.datasets import resolve_dataset
 from detectune.data.images import load_image
@@ -234,7 +234,12 @@ def load_detector(
     )
     if metadata.get("geometry") == "detectron":
         config = with_box_weights_of(config, metadata, log=log)
-    classes = class_info or _classes_of(metadata) or _classes_of_data(config)
+    classes = (
+        class_info
+        or _classes_of(metadata)
+        or _classes_of_data(config)
+        or _classes_of_torchvision(metadata, config)
+    )
     num_classes = len(classes) + 1 if classes else config.MODEL.NUM_CLASSES
     if num_classes < 2:
         raise WeightsError(
@@ -273,6 +278,18 @@ def _classes_of(metadata: dict[str, str]) -> ClassInfo | None:
         tuple((a, b) for a, b in points.get("skeleton", ())),
         tuple(points.get("labels", ())),
     )
+
+
+def _classes_of_torchvision(metadata: dict[str, str], config: Config) -> ClassInfo | None:
+    """The classes of its published detectors, where the number of classes says that these are such ones."""
+    if metadata.get("geometry") != "torchvision":
+        return None
+    if len(COCO_IDS) + 1 == config.MODEL.NUM_CLASSES:
+        return COCO_IDS
+    points = len(COCO_PERSON.keypoint_names)
+    if config.MODEL.NUM_CLASSES == 2 and config.MODEL.KEYPOINTS_ON and points == config.KRCNN.NUM_KEYPOINTS:
+        return COCO_PERSON
+    return None
 
 
 def _classes_of_data(config: Config) -> ClassInfo | None:

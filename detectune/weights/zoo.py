@@ -215,7 +215,9 @@ def find_known(name: str) -> KnownWeights | None:
         wanted = name.removeprefix("torchvision/")
         if wanted not in _TORCHVISION_FILES:
             raise _unknown(name, wanted, _TORCHVISION_FILES, "torchvision/")
-        return KnownWeights(name, f"{TORCHVISION}{_TORCHVISION_FILES[wanted]}.pth")
+        file = _TORCHVISION_FILES[wanted]
+        config = f"torchvision/{file.partition('_coco-')[0]}" if "_coco-" in file else ""
+        return KnownWeights(name, f"{TORCHVISION}{file}.pth", config)
     return None
 
 

@@ -178,7 +178,7 @@ def test_every_public_name_has_an_address_of_its_own() -> None:
     packaged = packaged_configs()
     assert all(one and (not one.config or one.config in packaged) for one in known.values())
     baselines = {one.config for one in known.values() if one and one.config}
-    assert len(baselines) == 78
+    assert len(baselines) == 78 + 7
     for name, one in known.items():
         if name.startswith("torchvision/"):
             assert one and torchvision.models.get_weight(name.removeprefix("torchvision/")).url == one.address

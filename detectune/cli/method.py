@@ -89,7 +89,7 @@ def confirm_study(
     if len(candidates) == 1:
         log("There is no complete trial to run again.")
         return
-    log(f"Confirmation: {len(candidates) - 1} trials and the base, {plan.seeds} new seeds each")
+    log(f"Confirmation: the best {len(candidates) - 1} and the base, {plan.seeds} new seeds each")
     objective = spec.objectives[0]
     with make_pool() as pool:
         confirm(

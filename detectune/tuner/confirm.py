@@ -105,8 +105,11 @@ def confirm(
             for factor in factors
         ]
         ends = run_repeats(above, metric=metric, pool=pool, workers=workers, log=log)
+        sign = 1.0 if maximize else -1.0
+        bar = fmean(_known(winner)) * sign + (content["reach"] or 0.0) if _known(winner) else math.inf
         content["above"] = [
-            _above(run, end, factor, rate) for run, end, factor in zip(above, ends, factors, strict=True)
+            _above(run, end, factor, rate, better=lambda value: sign * value > bar)
+            for run, end, factor in zip(above, ends, factors, strict=True)
         ]
     write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
     return content
@@ -179,11 +182,15 @@ def _described(candidate: Candidate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _above(run: Repeat, end: Outcome, factor: float, rate: float) -> dict[str, Any]:
-    """How training went at a multiple of the winner's rate."""
+def _above(
+    run: Repeat, end: Outcome, factor: float, rate: float, *, better: Callable[[float], bool]
+) -> dict[str, Any]:
+    """How training went at a multiple of the winner's rate; `better` says whether a value beats the winner's."""
+    value = value_of(end)
     rows = [row for row in RunDirectory(run.folder).read_metrics() if row.get("kind") == "train"]
     loss = [(float(row["iteration"]), float(row["loss"])) for row in rows if row.get("loss") is not None]
     return {
-        "factor": factor, "rate": rate * factor, "state": end.state, "reason": end.reason, "value": value_of(end),
+        "factor": factor, "rate": rate * factor, "state": end.state, "reason": end.reason, "value": value,
+        "better": value is not None and better(value),
         "unstable": end.state != "complete" or len(rises(loss)) >= at.RISES,
     }  # fmt: skip

@@ -272,6 +272,13 @@ def instability(above: Sequence[Mapping[str, Any]]) -> Gate:
     shown = ", ".join(f"{r['factor']:g}x {'unstable' if r['unstable'] else 'steady'}" for r in above)
     text = f"Rates above the best: {shown}."
     data = {"above": list(above)}
+    better = [run for run in above if run.get("better")]
+    if better:
+        text = (
+            f"{text} At {better[0]['factor']:g} times the best rate the result is better by more than noise."
+        )
+        advice = "The best rate lies higher: widen the range of SOLVER.BASE_LR."
+        return Gate("instability", "WARN", better[0]["factor"], text, advice, ("SOLVER.BASE_LR",), data)
     if not unstable:
         return Gate("instability", "PASS", math.inf, text, data=data)
     first = min(float(run["factor"]) for run in unstable)

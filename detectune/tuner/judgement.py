@@ -107,6 +107,10 @@ def next_command(gate: Gate, history: History, folder: Path) -> str:
             return _tune(history, folder, "feasible", {dimension.key: ends})
         case "enough points":
             return f"detectune tune {place} --trials {max(2 * len(history.trials), at.GOOD_ENOUGH * 2)}"
+        case "instability" if better := [r["rate"] for r in gate.data["above"] if r.get("better")]:
+            (key,), ends = gate.keys, (min(better) / 10, 2 * max(better))
+            more = () if key in history.space.keys else (f"{key}={ends[0]:.4g}:{ends[1]:.4g}:log",)
+            return _tune(history, folder, "higher", {key: ends}, more=more)
         case "optimisation" | "instability" if run:
             return f"detectune gradients {run}"
         case "length" if run:

@@ -165,7 +165,7 @@ def _confirm(
     candidates = choose(replace(history, trials=trials), plan.finalists)
     if len(candidates) == 1:
         return None
-    log(f"Confirmation: {len(candidates) - 1} trials and the base, {plan.seeds} new seeds each")
+    log(f"Confirmation: the best {len(candidates) - 1} and the base, {plan.seeds} new seeds each")
     with make_pool() as pool:
         found = confirm(
             folder / last.folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",

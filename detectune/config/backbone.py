@@ -86,6 +86,30 @@ class ResNets(Section):
         search=among("frozen", "group"),
         source="ours; Wu & He 2018 (arXiv:1803.08494)",
     )
+    DEFORM_ON_PER_STAGE: tuple[bool, bool, bool, bool] = knob(
+        (False, False, False, False),
+        "Which of the stages 2 to 5 have deformable 3x3 convolutions, which learn where to look. More accurate on "
+        "objects of odd shapes, slower, and not for ONNX.",
+        kind="architecture",
+        stage="architecture",
+        source="ours; Dai et al. 2017 (arXiv:1703.06211)",
+    )
+    DEFORM_MODULATED: bool = knob(
+        False,
+        "Deformable convolutions also learn how much each place counts.",
+        kind="architecture",
+        stage="architecture",
+        source="ours; Zhu et al. 2019 (arXiv:1811.11168)",
+    )
+    DEFORM_NUM_GROUPS: int = knob(
+        1,
+        "Groups of channels that each look elsewhere in a deformable convolution.",
+        kind="architecture",
+        stage="architecture",
+        unit="groups",
+        ge=1,
+        source="ours; Dai et al. 2017 (arXiv:1703.06211)",
+    )
     WIDTH_MULTIPLIER: float = knob(
         1.0,
         "Multiplies the channels of every stage. Below 1 makes a small fast network (cost falls with "

@@ -105,6 +105,7 @@ _LIKE_DETECTRON = {
         for key, value in (("POOLER_SAMPLING_RATIO", 2), ("POOLER_TYPE", "ROIAlign"))
     },
 }
+_DEFORM = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
 _ONE_SCALE = {"INPUT.MIN_SIZE_TRAIN": [800]}
 _R101 = {"MODEL.RESNETS.DEPTH": 101, "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl"}
 _X101 = {
@@ -149,6 +150,8 @@ ZOO: dict[str, dict[str, Any]] = {
     "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": {**_FPN, **_MASKS, **_3X, **_GN, **_SCRATCH},
     "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": {**_FPN, **_MASKS, **_GN, **_SCRATCH_9X},
     "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": {**_FPN, **_MASKS, **_SYNC_BN, **_SCRATCH_9X},
+    "Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5": {**_FPN, **_MASKS, **_DEFORM},
+    "Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5": {**_FPN, **_MASKS, **_DEFORM, **_3X},
     "PascalVOC-Detection/faster_rcnn_R_50_C4": {
         **_C4,
         "MODEL.ROI_HEADS.NUM_CLASSES": 20,

@@ -212,6 +212,11 @@ def _residual_network(config: Config) -> Iterator[str]:
             f"RESNETS.NUM_GROUPS {resnet.NUM_GROUPS} and WIDTH_PER_GROUP {resnet.WIDTH_PER_GROUP} need bottleneck "
             f"blocks, which {basic.rstrip('_')} does not have; set them to 1 and 64 or take a ResNet-50, 101 or 152."
         )
+    if basic and any(resnet.DEFORM_ON_PER_STAGE):
+        yield (
+            f"RESNETS.DEFORM_ON_PER_STAGE is {resnet.DEFORM_ON_PER_STAGE}, but {basic.rstrip('_')} has no bottleneck "
+            "blocks, which deformable convolutions belong to; set all four to False or take a ResNet-50, 101 or 152."
+        )
     if resnet.RES5_DILATION > 1 and body.startswith("FPN."):
         yield (
             f"RESNETS.RES5_DILATION is {resnet.RES5_DILATION} but MODEL.CONV_BODY {body} has a pyramid, whose levels "

@@ -13,7 +13,7 @@ from detectune.models import vgg
 from detectune.models.build_parts import build_body_norm, build_part_norm, unsupported
 from detectune.models.fpn import ExtraLevels, Fpn
 from detectune.models.layers import Initializer, NormFactory, msra, xavier
-from detectune.models.resnet import DEPTHS, ResNet, Widths, body_channels, make_stage
+from detectune.models.resnet import DEPTHS, Deform, ResNet, Widths, body_channels, make_stage
 from detectune.models.timm_body import TimmBody, level_channels, load_features
 
 Pyramid = Literal["none", "all levels", "finest level"]
@@ -78,6 +78,7 @@ def build_body(config: Config, *, levels: tuple[int, int] | None = None) -> Body
         norm=norm,
         widths=_widths(config),
         stride_1x1=resnet.STRIDE_1X1,
+        deform=_deform(config),
         res5_dilation=resnet.RES5_DILATION,
         last_stage=last_stage,
         freeze_at=train.FREEZE_AT,
@@ -126,7 +127,7 @@ def build_last_stage(config: Config, in_channels: int, *, resolution: int, dilat
     stage = last_stage(config, resolution=resolution, dilation=dilation)
     return make_stage(
         stage.depth, 5, in_channels, _widths(config), stride=stage.stride, dilation=dilation,
-        stride_1x1=config.RESNETS.STRIDE_1X1, norm=norm, init=init,
+        stride_1x1=config.RESNETS.STRIDE_1X1, deform=_deform(config), norm=norm, init=init,
     )  # fmt: skip
 
 
@@ -134,6 +135,13 @@ def _norm_and_init(config: Config) -> tuple[NormFactory, Initializer]:
     kind, norm = build_body_norm(config)
     init: Initializer = xavier if kind == "frozen" else msra
     return norm, init
+
+
+def _deform(config: Config) -> Deform | None:
+    resnet = config.RESNETS
+    if not any(resnet.DEFORM_ON_PER_STAGE):
+        return None
+    return Deform(resnet.DEFORM_ON_PER_STAGE, resnet.DEFORM_MODULATED, resnet.DEFORM_NUM_GROUPS)
 
 
 def _widths(config: Config) -> Widths:

@@ -36,6 +36,8 @@ def build_program(model: nn.Module, config: Config, *, suppress: ClassNms) -> Pr
     for key, what in NOT_IN_PROGRAMS.items():
         if flat[key]:
             raise UserError(f"{key} is True, but {what} cannot be exported; set it to False.")
+    if any(config.RESNETS.DEFORM_ON_PER_STAGE):
+        raise UserError("RESNETS.DEFORM_ON_PER_STAGE is set, but deformable convolutions cannot be exported.")
     geometry = GEOMETRIES[config.MODEL.GEOMETRY]
     stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
     fused = fuse_for_inference(model, one_pass=False)

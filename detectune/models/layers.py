@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -84,6 +84,8 @@ class Conv(nn.Conv2d):
     A frozen affine is multiplied into the weights (fewer numbers than activations), so it costs no pass over the
     feature maps and stores nothing for the backward pass.
     """
+
+    ordinary: ClassVar[bool] = True  # what oneDNN's kernel for one pass computes
 
     def __init__(
         self,
@@ -240,7 +242,7 @@ def fuse_for_inference(
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GroupNorm | Foreign):
             module.to(dtype)
         if isinstance(module, Conv):
-            module.in_one_pass = one_pass and module.norm is None
+            module.in_one_pass = one_pass and module.norm is None and module.ordinary
             module.input_dtype = dtype
     return fused
 

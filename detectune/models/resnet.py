@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from detectune.models.deform_conv import DeformConv
 from detectune.models.fpn import Fpn
 from detectune.models.layers import Conv, Initializer, NormFactory, freeze, msra, xavier
 
@@ -36,6 +37,14 @@ class Widths(NamedTuple):
 PLAIN_WIDTHS = Widths()
 
 
+class Deform(NamedTuple):
+    """Which stages have deformable 3x3 convolutions, and of what kind; see `DeformConv`."""
+
+    stages: tuple[bool, ...]  # res2..res5
+    modulated: bool = False
+    groups: int = 1
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut (ResNet 18 and 34)."""
 
@@ -51,10 +60,13 @@ class BasicBlock(nn.Module):
         dilation: int,
         groups: int,
         stride_1x1: bool,
+        deform: Deform | None,
         norm: NormFactory,
         init: Initializer,
     ) -> None:
         super().__init__()
+        if deform is not None:
+            raise ValueError("only bottlenecks have deformable convolutions")
         del inner, groups, stride_1x1
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm, init)
         self.conv1 = Conv(
@@ -82,6 +94,7 @@ class Bottleneck(nn.Module):
         dilation: int,
         groups: int,
         stride_1x1: bool,
+        deform: Deform | None,
         norm: NormFactory,
         init: Initializer,
     ) -> None:
@@ -89,9 +102,24 @@ class Bottleneck(nn.Module):
         first, second = (stride, 1) if stride_1x1 else (1, stride)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm, init)
         self.conv1 = Conv(in_channels, inner, 1, stride=first, norm=norm, relu=True, init=init)
-        self.conv2 = Conv(
-            inner, inner, 3, stride=second, dilation=dilation, groups=groups, norm=norm, relu=True, init=init
-        )
+        self.conv2: Conv
+        if deform is None:
+            self.conv2 = Conv(
+                inner,
+                inner,
+                3,
+                stride=second,
+                dilation=dilation,
+                groups=groups,
+                norm=norm,
+                relu=True,
+                init=init,
+            )
+        else:
+            self.conv2 = DeformConv(
+                inner, stride=second, dilation=dilation, groups=groups, offset_groups=deform.groups,
+                modulated=deform.modulated, norm=norm, relu=True, init=init,
+            )  # fmt: skip
         self.conv3 = Conv(inner, out_channels, 1, norm=norm, relu=True, init=init)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,6 +165,7 @@ class ResNet(nn.Module):
         norm: NormFactory,
         widths: Widths = PLAIN_WIDTHS,
         stride_1x1: bool = True,
+        deform: Deform | None = None,
         res5_dilation: int = 1,
         last_stage: int = 5,
         freeze_at: int = 2,
@@ -156,7 +185,7 @@ class ResNet(nn.Module):
             stride = 1 if stage == 2 or dilation > 1 else 2
             layer = make_stage(
                 depth, stage, in_channels, widths, stride=stride, dilation=dilation,
-                stride_1x1=stride_1x1, norm=norm, init=init,
+                stride_1x1=stride_1x1, deform=deform, norm=norm, init=init,
             )  # fmt: skip
             self.add_module(f"res{stage}", layer)
             in_channels = self.channels[stage]
@@ -204,6 +233,7 @@ def make_stage(
     stride: int,
     dilation: int,
     stride_1x1: bool,
+    deform: Deform | None = None,
     norm: NormFactory,
     init: Initializer = msra,
 ) -> nn.Sequential:
@@ -217,6 +247,7 @@ def make_stage(
             block(
                 in_channels, out_channels, inner, stride=stride if i == 0 else 1, dilation=dilation,
                 groups=widths.groups, stride_1x1=stride_1x1, norm=norm, init=init,
+                deform=deform if deform is not None and deform.stages[stage - 2] else None,
             )
         )  # fmt: skip
         in_channels = out_channels

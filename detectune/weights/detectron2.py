@@ -25,6 +25,8 @@ _NAMES = Renamer(
         ("backbone.fpn_lateral{n}.{rest}", "backbone.fpn.lateral{n}.{rest}"),
         ("backbone.fpn_output{n}.{rest}", "backbone.fpn.output{n}.{rest}"),
         ("backbone.top_block.p{n}.{rest}", "backbone.fpn.extra{n}.{rest}"),
+        ("backbone.bottom_up.res{n}.{n2}.conv2_offset.{p}", "backbone.res{n}.{n2}.conv2.offset.{p}"),
+        ("backbone.res{n}.{n2}.conv2_offset.{p}", "backbone.res{n}.{n2}.conv2.offset.{p}"),
         ("backbone.bottom_up.{rest}", "backbone.{rest}"),  # the body below a pyramid
         ("backbone.{rest}", "backbone.{rest}"),
         ("stem.{rest}", "backbone.stem.{rest}"),  # a body alone, trained to classify

@@ -150,6 +150,8 @@ Cityscapes/mask_rcnn_R_50_FPN 142423278 af9cf5
 PascalVOC-Detection/faster_rcnn_R_50_C4 142202221 b1acc2
 Misc/cascade_mask_rcnn_R_50_FPN_1x 138602847 e9d89b
 Misc/cascade_mask_rcnn_R_50_FPN_3x 144998488 480dd8
+Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5 138602867 65c703
+Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5 144998336 821d0b
 Misc/mask_rcnn_R_50_FPN_3x_gn 138602888 dc5d9e
 Misc/mask_rcnn_R_50_FPN_3x_syncbn 169527823 3b3c51
 Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn 184226666 5ce33e

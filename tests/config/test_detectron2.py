@@ -224,7 +224,6 @@ def test_our_keys_stand_on_top(tmp_path: Path) -> None:
             "META_ARCHITECTURE: PanopticFPN",
             "MODEL.META_ARCHITECTURE 'PanopticFPN' asks for semantic segmentation",
         ),
-        ("RESNETS: {DEFORM_ON_PER_STAGE: [false, true, true, true]}", "asks for deformable convolutions"),
         ("BACKBONE: {NAME: build_vit_backbone}", "a body other than a ResNet"),
         ("ROI_HEADS: {NAME: PointRendROIHeads}", "heads of their own kind"),
         ("POINT_HEAD: {NUM_FC: 3}", "belongs to the point head of PointRend"),

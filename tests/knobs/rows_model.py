@@ -16,6 +16,7 @@ from sample import READY_MADE
 from table import Row
 
 RESNET50 = {"MODEL.CONV_BODY": "FPN.add_fpn_ResNet50_conv5_body"}
+DEFORMED = RESNET50 | {"RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, True)}
 PYRAMID_OFF = {"FPN.FPN_ON": False, "FPN.MULTILEVEL_ROIS": False, "FPN.MULTILEVEL_RPN": False}
 # One map of stride 16, whose fifth stage is the head, as in the first Faster R-CNN with a residual network.
 ONE_LEVEL = PYRAMID_OFF | {
@@ -81,6 +82,9 @@ ROWS = [
     ),
     Row("RESNETS.RES5_DILATION", 2, 1, losses_on_proposals, FIFTH_STAGE),
     Row("RESNETS.NORM", "frozen", "group", losses),
+    Row("RESNETS.DEFORM_ON_PER_STAGE", (False,) * 4, (False, True, True, True), parameter_shapes, RESNET50),
+    Row("RESNETS.DEFORM_MODULATED", False, True, parameter_shapes, DEFORMED),
+    Row("RESNETS.DEFORM_NUM_GROUPS", 1, 2, parameter_shapes, DEFORMED),
     Row("RESNETS.WIDTH_MULTIPLIER", 0.125, 0.25, parameter_shapes),
     Row("FPN.FPN_ON", True, False, parameter_shapes, {"MODEL.MASK_ON": False}, along=ONE_LEVEL),
     Row("FPN.DIM", 16, 32, parameter_shapes),

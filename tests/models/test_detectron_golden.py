@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from detectune.config.load import load_config
 from detectune.models.build import build_detector
 from detectune.models.rcnn import RCNN, original_units
 from detectune.structures import ImageBatch
@@ -33,13 +34,10 @@ def golden(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(
-    make_config: Callable[..., Any], full_size: dict[str, Any], detectron_blobs: Callable[..., Any]
-) -> RCNN:
-    config = make_config(
-        full_size | {"MODEL.GEOMETRY": "detectron", "MODEL.NUM_CLASSES": 81, "MODEL.MASK_ON": False}
-    )
-    model = build_detector(config)
+def model(detectron_blobs: Callable[..., Any]) -> RCNN:
+    own_file = Path(__file__).parents[2] / "configs" / "12_2017_baselines" / f"{MODEL}.yaml"
+    model = build_detector(load_config(own_file, ["MODEL.GEOMETRY=detectron"]))
+    assert isinstance(model, RCNN)
     converted = from_detectron(detectron_blobs(MODEL))
     report = fit_weights(model, converted)
     assert report.complete and not report.unexpected, str(report)

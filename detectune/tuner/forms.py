@@ -35,20 +35,19 @@ def is_body(found: Any, name: str) -> bool:
 
 
 def box_head(found: Any) -> Any:
-    """What kind of head: made of the body's last stage, or (has convolutions, which have a norm)."""
+    """What kind of head: made of the body's last stage, or whether it has convolutions."""
     if hasattr(found, "stages"):
         found = found.stages[0]
     if hasattr(found, "res5"):
         return "stage"
-    if not hasattr(found, "num_convs"):
-        return ABSENT
-    return found.num_convs > 0, found.num_convs > 0 and found.conv1.norm is not None
+    return found.num_convs > 0 if hasattr(found, "num_convs") else ABSENT
 
 
 def is_box_head(found: Any, name: str) -> bool:
+    """Heads that differ in their norm alone are not told apart."""
     if found == "stage":
         return name == STAGE_BOX_HEAD
-    return bool(found == FC_BOX_HEADS.get(name)) or (name in VGG_BOX_HEADS and not found[0])
+    return found is FC_BOX_HEADS.get(name, False if name in VGG_BOX_HEADS else None)
 
 
 def norm(found: Any) -> str:

@@ -73,9 +73,13 @@ def noise_text(confirmed: Mapping[str, Any] | None, metric: str) -> str:
             f"The noise of {metric} was not measured: differences between trials may be luck. "
             "`--confirm 3` runs the best again."
         )
+    measured = confirmed.get("short", confirmed)  # of runs as long as the trials that the charts show
+    if measured.get("noise") is None:
+        measured = confirmed
+    length = " of a trial's length" if "short" in confirmed else ""
     return (
-        f"Noise: one run's {metric} varies by {confirmed['noise']:.2g} (standard deviation over "
-        f"{len(confirmed['seeds'])} seeds). The shaded bands below hold what cannot be told from the best."
+        f"Noise: one run{length} varies by {measured['noise']:.2g} in {metric} (standard deviation over "
+        f"{len(measured['seeds'])} seeds). The shaded bands below hold what cannot be told from the best."
     )
 
 

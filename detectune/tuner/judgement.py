@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from detectune.engine.run_directory import write_text
-from detectune.tuner import thresholds as at
+from detectune.tuner.commands import Where, next_command
 from detectune.tuner.confirm import FILE as CONFIRMED
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import Gate, best_trials, judge
-from detectune.tuner.history import Dimension, History, dimension_as_json, from_json
-from detectune.tuner.study import BASE, TRIALS, VERDICT
+from detectune.tuner.history import History, dimension_as_json, from_json
+from detectune.tuner.study import TRIALS, VERDICT
 from detectune.tuner.verdict import make_verdict
 
-CONFIRM = 3  # trials that a command proposes to run again ...
-SEEDS = 3  # ... with so many seeds
 ROUNDS = "rounds.json"
 
 
@@ -38,7 +35,7 @@ def write_judgement(folder: Path) -> dict[str, Any]:
     if (folder / ROUNDS).is_file():
         return verdict
     confirmed = read_confirmed(folder)
-    verdict |= describe(judge(history, read_curves(folder, history), confirmed), history, folder)
+    verdict |= describe(judge(history, read_curves(folder, history), confirmed), history, Where(folder))
     verdict["confirmed"] = confirmed
     write_text(file, json.dumps(verdict, indent=2) + "\n")
     return verdict
@@ -53,12 +50,12 @@ def read_confirmed(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def describe(gates: Sequence[Gate], history: History, folder: Path, *, first: int = 0) -> dict[str, Any]:
+def describe(gates: Sequence[Gate], history: History, where: Where, *, first: int = 0) -> dict[str, Any]:
     """{"judged", "gates", "conclusion", "next"}; the first gate that is not passed says what to do next.
 
     `first` is the number that the history's first trial has for the reader, who may see several rounds as one.
     """
-    rows = [as_row(gate, history, folder, first=first) for gate in gates]
+    rows = [as_row(gate, history, where, first=first) for gate in gates]
     return {
         "judged": about(history, first=first),
         "gates": rows,
@@ -80,66 +77,8 @@ def about(history: History, *, first: int = 0) -> dict[str, Any]:
     return {"first": first, "count": count, "total": first + count, "space": space}
 
 
-def as_row(gate: Gate, history: History, folder: Path, *, first: int = 0) -> dict[str, Any]:
+def as_row(gate: Gate, history: History, where: Where, *, first: int = 0) -> dict[str, Any]:
     """A gate as verdict.json has it: with its command and the numbers of the trials that it calls the best."""
     best = [first + trial.number for trial in best_trials(history)]
-    row = asdict(gate) | {"command": next_command(gate, history, folder), "best": best}
+    row = asdict(gate) | {"command": next_command(gate, history, where), "best": best}
     return row | {"keys": list(gate.keys), "number": gate.number if math.isfinite(gate.number) else None}
-
-
-def next_command(gate: Gate, history: History, folder: Path) -> str:
-    """What to type next; empty for a gate that is passed."""
-    if gate.level == "PASS":
-        return ""
-    place, best = shlex.quote(str(folder)), best_trials(history)
-    run = shlex.quote(str(folder / best[0].run)) if best else ""
-    match gate.name:
-        case "boundary":
-            wider = {edge["key"]: (edge["low"], edge["high"]) for edge in gate.data["edges"]}
-            return _tune(history, folder, "wider", wider)
-        case "infeasible" if gate.keys:
-            dimension = history.space[gate.keys[0]]
-            ends = (
-                (dimension.low, gate.data["cut"])
-                if gate.data["above"]
-                else (gate.data["cut"], dimension.high)
-            )
-            return _tune(history, folder, "feasible", {dimension.key: ends})
-        case "enough points":
-            return f"detectune tune {place} --trials {max(2 * len(history.trials), at.GOOD_ENOUGH * 2)}"
-        case "instability" if better := [r["rate"] for r in gate.data["above"] if r.get("better")]:
-            (key,), ends = gate.keys, (min(better) / 10, 2 * max(better))
-            more = () if key in history.space.keys else (f"{key}={ends[0]:.4g}:{ends[1]:.4g}:log",)
-            return _tune(history, folder, "higher", {key: ends}, more=more)
-        case "optimisation" | "instability" if run:
-            return f"detectune gradients {run}"
-        case "length" if run:
-            return f"detectune steps {run}"
-        case "overfitting":
-            return _tune(history, folder, "regularised", {}, more=("SOLVER.WEIGHT_DECAY",))
-        case "saturation" if run:
-            return f"detectune steps {run}"
-        case "question" if "confirmed" not in gate.data and best:
-            return f"detectune tune {place} --confirm {CONFIRM} --seeds {SEEDS}"
-    return f"detectune report {place}"
-
-
-def _tune(
-    history: History, folder: Path, name: str, ranges: dict[str, Any], more: tuple[str, ...] = ()
-) -> str:
-    """A study beside this one, with other ranges and perhaps more knobs."""
-    words = [_word(dimension, ranges.get(dimension.key)) for dimension in history.space]
-    words += [key for key in more if key not in history.space.keys]
-    base = shlex.quote(str(folder / BASE))
-    return (
-        f"detectune tune {base} --knobs {shlex.quote(','.join(words))} --trials {len(history.trials)} "
-        f"--output {shlex.quote(f'{folder}-{name}')}"
-    )
-
-
-def _word(dimension: Dimension, ends: tuple[float, float] | None) -> str:
-    """KEY, or KEY=LOW:HIGH:SCALE as --knobs takes it."""
-    if dimension.choices is not None:
-        return dimension.key
-    low, high = ends or (dimension.low, dimension.high)
-    return f"{dimension.key}={low:.4g}:{high:.4g}:{dimension.scale}"

@@ -24,6 +24,7 @@ from detectune.config.tree import Config
 from detectune.engine.run_directory import write_text
 from detectune.errors import UserError
 from detectune.tuner import thresholds as at
+from detectune.tuner.commands import Where
 from detectune.tuner.confirm import Candidate, choose, confirm
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import judge, question
@@ -114,13 +115,14 @@ def run_rounds(
             )  # fmt: skip
             earlier = sum(len(part.history.trials) for part in done)
             gates = judge(history, read_curves(place, history))[:-1]  # the question comes last, once
+            where = Where(place, study=folder, rounds=plan.rounds, trials=spec.trials)
             done.append(Done(place.name, history, short))
             space, changes = next_space(history)
             records.append(
                 {
                     "round": number, "folder": place.name, "trials": count, "length": short,
                     "space": as_document(replace(spec, space=history.space))["space"],
-                    "gates": [as_row(gate, history, place, first=earlier) for gate in gates],
+                    "gates": [as_row(gate, history, where, first=earlier) for gate in gates],
                     "changes": [] if last else [asdict(change) | {"text": str(change)} for change in changes],
                 }
             )  # fmt: skip
@@ -225,7 +227,8 @@ def _finish(
     last = done[-1]
     gates = judge(last.history, read_curves(folder / last.folder, last.history), confirmed)[:-1]
     first = len(history.trials) - len(last.history.trials)
-    rows = describe([*gates, question(history, confirmed)], last.history, folder / last.folder, first=first)
+    where = Where(folder / last.folder, study=folder, rounds=len(records), trials=spec.trials)
+    rows = describe([*gates, question(history, confirmed)], last.history, where, first=first)
     if last.length < 1:  # that short trials are short is no news: the comparison was made at full length
         rows["next"] = what_next([row for row in rows["gates"] if row["name"] != "length"])
     verdict = _write(folder, spec, base, done, records) | rows

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
+from detectune.tuner.commands import Where, next_command
 from detectune.tuner.confirm import conclude
 from detectune.tuner.gates import Gate, infeasible, instability, question
 from detectune.tuner.history import Dimension, History, Objective, Space, Trial
-from detectune.tuner.judgement import describe, next_command, write_judgement
+from detectune.tuner.judgement import describe, write_judgement
 from detectune.tuner.space import read_entry
 from detectune.tuner.verdict import make_verdict
 
 RATE = Dimension("SOLVER.BASE_LR", "float", 1e-4, 1.0, "log")
 KIND = Dimension("SOLVER.OPTIMIZER", "choice", choices=("sgd", "adamw"))
-FOLDER = Path("studies/my cells")
+FOLDER = Where(Path("studies/my cells"))
 
 
 def study(*dimensions: Dimension, trials: int = 12) -> History:
@@ -88,6 +89,19 @@ def test_what_diverges_is_left_out() -> None:
 def test_the_commands_of_the_others(name: str, command: str) -> None:
     assert next_command(Gate(name, "WARN", 0.0, "", "Do it."), study(RATE), FOLDER) == command
     assert next_command(Gate(name, "PASS", 0.0, ""), study(RATE), FOLDER) == ""
+
+
+def test_of_rounds_the_whole_study_is_named_and_its_base(tmp_path: Path) -> None:
+    where = Where(Path("s/round_3"), study=Path("s"), rounds=3, trials=42)
+    gate = Gate("enough points", "FAIL", 1.0, "", "Run more.")
+    command = next_command(gate, study(RATE), where)
+    assert command.startswith(
+        "detectune tune s/base.yaml --knobs SOLVER.BASE_LR=0.0001:1:log --trials 84 --rounds 3"
+    )
+    assert (
+        next_command(Gate("length", "WARN", 1.0, "", "a"), study(RATE), where)
+        == "detectune steps s/round_3/trials/0011"
+    )
 
 
 def test_instability_at_twice_the_rate_warns_and_higher_up_does_not() -> None:

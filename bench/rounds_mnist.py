@@ -24,7 +24,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from detectune.cli.places import find_config
-from detectune.lab.ladder import RUNGS, Rung, read_outcome, rung_config
+from detectune.lab.ladder import ACCURACY, RUNGS, Rung, rung_config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BAD = 0.01  # of the rung's learning rate
@@ -106,13 +106,8 @@ def measure(rung: Rung, folder: Path) -> dict[str, Any]:
     confirmed = verdict["confirmed"]
     if verdict["winner"] is None or "short" not in confirmed:
         return row
-    tests = []
-    for seed in confirmed["seeds"]:
-        run = study / "final" / "confirm" / confirmed["winner"].replace(" ", "_") / str(seed)
-        names = [r["dataset"] for r in rows_of(run) if r["kind"] == "evaluation"]
-        validation, test = dict.fromkeys(names)
-        outcome = read_outcome(run, validation=validation, test=test, seed=seed, batch=10)
-        tests.append(100 * outcome.test)
+    runs = study / "final" / "confirm" / confirmed["winner"].replace(" ", "_")
+    tests = [100 * test_at_best(runs / str(seed)) for seed in confirmed["seeds"]]
     mean = fmean(tests)
     row |= {"test": {"values": tests, "mean": mean, "sd": stdev(tests) if len(tests) > 1 else None}}
     wanted = [figure for figure in row["ladder"].values() if figure is not None]
@@ -121,9 +116,17 @@ def measure(rung: Rung, folder: Path) -> dict[str, Any]:
     return row
 
 
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def test_at_best(run: Path) -> float:
+    """Accuracy on the test images after the epoch that was best on the validation images, the last of equals."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "evaluation"]
+    validation, test = dict.fromkeys(row["dataset"] for row in rows)
+    reached = {
+        name: {r["iteration"]: r[ACCURACY] for r in rows if r["dataset"] == name}
+        for name in (validation, test)
+    }
+    best = max(reached[validation], key=lambda iteration: (reached[validation][iteration], iteration))
+    return float(reached[test][best])
 
 
 def ours(rung: Rung) -> float | None:

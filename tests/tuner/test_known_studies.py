@@ -26,4 +26,4 @@ BENCH = load_bench()
 
 @pytest.mark.parametrize("case", BENCH.CASES)
 def test_the_right_thing_is_said(case: str) -> None:
-    assert BENCH.count(case, 20, first=1000) >= 18
+    assert BENCH.count(case, 10, first=1000) >= 9

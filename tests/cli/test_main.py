@@ -14,7 +14,21 @@ from detectune.cli.overrides import check_words
 from detectune.cli.places import find_config, packaged_configs
 from detectune.errors import UserError
 
-COMMANDS = ["train", "test", "infer", "demo", "knobs", "config", "schema", "data", "report", "doctor"]
+COMMANDS = [
+    "train",
+    "test",
+    "infer",
+    "demo",
+    "knobs",
+    "config",
+    "schema",
+    "data",
+    "report",
+    "doctor",
+    "tune",
+    "compare",
+]
+COMMANDS += ["lr-find", "batch-find", "scale", "steps", "gradients"]
 
 
 def run(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -51,16 +51,16 @@ def _box_head(said: Translation) -> None:
     convs, fcs = said["MODEL.ROI_BOX_HEAD.NUM_CONV"], said["MODEL.ROI_BOX_HEAD.NUM_FC"]
     if said["MODEL.ROI_BOX_HEAD.NAME"] not in ("FastRCNNConvFCHead", ""):
         said.refuse("MODEL.ROI_BOX_HEAD.NAME", "another box head than FastRCNNConvFCHead")
-    if (convs, fcs) == (0, 2):
+    if fcs < 1:
+        said.refuse("MODEL.ROI_BOX_HEAD.NUM_FC", "a box head without fully connected layers")
+        return
+    if convs == 0:
         name = "fast_rcnn_heads.add_roi_2mlp_head"
-    elif convs > 0 and fcs == 1:
+    else:
         name = "fast_rcnn_heads.add_roi_Xconv1fc_head"
         part_norm(said, "MODEL.ROI_BOX_HEAD.NORM", "FAST_RCNN.NORM")
         said.put("FAST_RCNN.NUM_STACKED_CONVS", convs, "MODEL.ROI_BOX_HEAD.NUM_CONV")
-    else:
-        meaning = f"a box head of {convs} convolutions and {fcs} fully connected layers (2 of these, or any and 1, are)"
-        said.refuse("MODEL.ROI_BOX_HEAD.NUM_FC", meaning)
-        return
+    said.put("FAST_RCNN.NUM_STACKED_FCS", fcs, "MODEL.ROI_BOX_HEAD.NUM_FC")
     said.put("FAST_RCNN.ROI_BOX_HEAD", name, "MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC")
 
 
@@ -81,16 +81,16 @@ def _mask_head(said: Translation, *, shared: bool) -> None:
     convs = said["MODEL.ROI_MASK_HEAD.NUM_CONV"]
     side = said["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"]
     key = "MODEL.ROI_MASK_HEAD.NUM_CONV"
-    names = {4: "v1up4convs", 2: "v1up"}
-    if shared and convs == 0:
+    name = "v1up4convs"
+    if shared:
         name, side = "v0upshare", said["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] // 2
         said.put("MRCNN.ROI_XFORM_RESOLUTION", 2 * side, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION")
-    elif not shared and convs in names:
-        name = names[convs]
-        part_norm(said, "MODEL.ROI_MASK_HEAD.NORM", "MRCNN.NORM")
-    else:
-        said.refuse(key, f"a mask head of {convs} convolutions (4 or 2 are here; none on C4)")
+    elif convs == 0:
+        said.refuse(key, "a mask head without convolutions, which only heads of the fifth stage have here")
         return
+    said.put("MRCNN.NUM_STACKED_CONVS", convs, key)
+    if convs:
+        part_norm(said, "MODEL.ROI_MASK_HEAD.NORM", "MRCNN.NORM")
     said.put("MRCNN.ROI_MASK_HEAD", f"mask_rcnn_heads.mask_rcnn_fcn_head_{name}", key)
     said.put("MRCNN.RESOLUTION", 2 * side, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION")
     agnostic = "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"

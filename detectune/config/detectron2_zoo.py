@@ -106,6 +106,27 @@ _LIKE_DETECTRON = {
     },
 }
 _DEFORM = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
+_X152: dict[str, Any] = {
+    "MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/X-152-32x8d-IN5k",
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.RESNETS.NUM_GROUPS": 32,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+    "MODEL.RESNETS.DEPTH": 152,
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.NORM": "GN",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 8,
+    "MODEL.ROI_MASK_HEAD.NORM": "GN",
+    "SOLVER.IMS_PER_BATCH": 128,
+    "SOLVER.BASE_LR": 0.16,
+    "SOLVER.STEPS": [35000, 45000],
+    "SOLVER.MAX_ITER": 50000,
+    "INPUT.MIN_SIZE_TRAIN": [640, 864],
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+    "INPUT.MAX_SIZE_TRAIN": 1440,
+    "INPUT.CROP.ENABLED": True,
+    "TEST.EVAL_PERIOD": 2500,
+}
 _ONE_SCALE = {"INPUT.MIN_SIZE_TRAIN": [800]}
 _R101 = {"MODEL.RESNETS.DEPTH": 101, "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl"}
 _X101 = {
@@ -152,6 +173,13 @@ ZOO: dict[str, dict[str, Any]] = {
     "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": {**_FPN, **_MASKS, **_SYNC_BN, **_SCRATCH_9X},
     "Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5": {**_FPN, **_MASKS, **_DEFORM},
     "Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5": {**_FPN, **_MASKS, **_DEFORM, **_3X},
+    "Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv": {
+        **_FPN,
+        **_MASKS,
+        **_CASCADE,
+        **_DEFORM,
+        **_X152,
+    },
     "PascalVOC-Detection/faster_rcnn_R_50_C4": {
         **_C4,
         "MODEL.ROI_HEADS.NUM_CLASSES": 20,

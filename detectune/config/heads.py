@@ -123,6 +123,15 @@ class FastRcnn(Section):
         stage="architecture",
         source="ours; Wu & He 2018 (arXiv:1803.08494), section 4.2",
     )
+    NUM_STACKED_FCS: int = knob(
+        0,
+        "Fully connected layers of the head; 0 takes the number of its name: 2 or, behind convolutions, 1.",
+        kind="architecture",
+        stage="architecture",
+        unit="layers",
+        ge=0,
+        source="ours; Lin et al. 2017 (arXiv:1612.03144), section 4.2",
+    )
     BOX_LOSS: BoxLoss = knob(
         "smooth_l1",
         "What a box is taught by: each of four scaled distances (`smooth_l1`), or 1 minus the generalised overlap of "
@@ -165,6 +174,15 @@ class MaskRcnn(Section):
         unit="pixels",
         ge=1,
         source="He et al. 2017 (arXiv:1703.06870), section 3",
+    )
+    NUM_STACKED_CONVS: int = knob(
+        0,
+        "Convolutions of the mask head; 0 takes the number that belongs to its name. More are slower and draw finer.",
+        kind="architecture",
+        stage="architecture",
+        unit="layers",
+        ge=0,
+        source="ours; He et al. 2017 (arXiv:1703.06870), figure 4",
     )
     NORM: PartNorm = knob(
         "auto",

@@ -82,7 +82,7 @@ def build_box_head(
         num_convs=head.NUM_STACKED_CONVS if has_convs else 0,
         conv_dim=head.CONV_HEAD_DIM,
         norm=build_part_norm(config, "box head") if has_convs else None,
-        fc_dims=(head.MLP_HEAD_DIM,) * (1 if has_convs else 2),
+        fc_dims=(head.MLP_HEAD_DIM,) * (head.NUM_STACKED_FCS or (1 if has_convs else 2)),
         **learning,
     )
     return built, resolution
@@ -118,7 +118,7 @@ def build_mask_head(
         channels,
         num_classes=num_classes,
         stage=stage,
-        num_convs=kind.num_convs,
+        num_convs=head.NUM_STACKED_CONVS or kind.num_convs,
         dim=head.DIM_REDUCED,
         dilation=head.DILATION,
         norm=build_part_norm(config, "mask head"),

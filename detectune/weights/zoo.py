@@ -150,6 +150,7 @@ Cityscapes/mask_rcnn_R_50_FPN 142423278 af9cf5
 PascalVOC-Detection/faster_rcnn_R_50_C4 142202221 b1acc2
 Misc/cascade_mask_rcnn_R_50_FPN_1x 138602847 e9d89b
 Misc/cascade_mask_rcnn_R_50_FPN_3x 144998488 480dd8
+Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv 18131413 e76410
 Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5 138602867 65c703
 Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5 144998336 821d0b
 Misc/mask_rcnn_R_50_FPN_3x_gn 138602888 dc5d9e
@@ -274,7 +275,8 @@ def _of_detectron2(name: str, wanted: str) -> KnownWeights:
     if wanted not in runs:
         raise _unknown(name, wanted, runs, "detectron2://")
     run, digest = runs[wanted]
-    return KnownWeights(name, f"{DETECTRON2}{wanted}/{run}/model_final_{digest}.pkl")
+    stem = "0039999" if run == "18131413" else "final"
+    return KnownWeights(name, f"{DETECTRON2}{wanted}/{run}/model_{stem}_{digest}.pkl")
 
 
 def _lines(table: str) -> list[str]:

@@ -192,6 +192,22 @@ def test_norms_of_every_part(tmp_path: Path) -> None:
         Config().with_overrides({"FPN.NORM": "batch", "FPN.USE_GN": True})
 
 
+def test_heads_of_any_number_of_layers(tmp_path: Path) -> None:
+    text = FPN.replace("NUM_FC: 2,", "NUM_FC: 3, NUM_CONV: 1,").replace(
+        "NUM_CONV: 4, POOLER", "NUM_CONV: 8, POOLER"
+    )
+    config = read(tmp_path, text.replace("MODEL:\n", "MODEL:\n  MASK_ON: true\n"))
+    assert config.FAST_RCNN.NUM_STACKED_CONVS == 1 and config.FAST_RCNN.NUM_STACKED_FCS == 3
+    assert config.MRCNN.NUM_STACKED_CONVS == 8 and config.MRCNN.ROI_MASK_HEAD.endswith("v1up4convs")
+    shared = C4.replace("MODEL:\n", "MODEL:\n  MASK_ON: true\n  ROI_MASK_HEAD: {NUM_CONV: 1}\n")
+    assert read(tmp_path, shared).MRCNN.NUM_STACKED_CONVS == 1
+    assert "without fully connected layers" in refusal(tmp_path, FPN.replace("NUM_FC: 2,", "NUM_FC: 0,"))
+    bare = FPN.replace("NUM_CONV: 4, POOLER", "NUM_CONV: 0, POOLER").replace(
+        "MODEL:\n", "MODEL:\n  MASK_ON: true\n"
+    )
+    assert "a mask head without convolutions" in refusal(tmp_path, bare)
+
+
 def test_colours_in_the_other_order(tmp_path: Path) -> None:
     lines = (
         "INPUT: {FORMAT: RGB}\nMODEL: {PIXEL_MEAN: [1.0, 2.0, 3.0], PIXEL_STD: [4.0, 5.0, 6.0]}\nVERSION: 2\n"

@@ -77,6 +77,8 @@ OWN = {
     "RESNETS.DEFORM_MODULATED": False,
     "RESNETS.DEFORM_NUM_GROUPS": 1,
     "FAST_RCNN.BOX_LOSS": "smooth_l1",
+    "FAST_RCNN.NUM_STACKED_FCS": 0,
+    "MRCNN.NUM_STACKED_CONVS": 0,
     "FAST_RCNN.NORM": "auto",
     "MRCNN.NORM": "auto",
     "FPN.NORM": "auto",

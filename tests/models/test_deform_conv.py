@@ -104,6 +104,18 @@ def test_a_model_of_detectron2s_zoo_has_them_on_three_stages() -> None:
         torch.testing.assert_close(have[level].contiguous(), features, atol=1e-4, rtol=1e-4)
 
 
+def test_the_zoos_deepest_model_can_be_built() -> None:
+    """X-152 with deformable convolutions, a cascade, four and eight convolutions with group norms in the heads."""
+    config = load_config("Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv")
+    with torch.device("meta"):
+        theirs = to_detectron2(build_detector(config).state_dict())
+    assert theirs["backbone.bottom_up.res4.35.conv2.weight"].shape == (1024, 32, 3, 3)
+    assert theirs["backbone.bottom_up.res4.35.conv2_offset.weight"].shape == (18, 1024, 3, 3)
+    assert theirs["roi_heads.box_head.2.conv4.norm.weight"].shape == (256,)
+    assert theirs["roi_heads.mask_head.mask_fcn8.norm.bias"].shape == (256,)
+    assert theirs["roi_heads.box_predictor.2.bbox_pred.weight"].shape == (4, 1024)
+
+
 def test_gradients_reach_the_offsets() -> None:
     torch.manual_seed(0)
     conv = DeformConv(4, norm=frozen_affine, init=msra)

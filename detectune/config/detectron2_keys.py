@@ -78,6 +78,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": ("TRAIN.RPN_PRE_NMS_TOP_N",),
     "MODEL.RPN.SMOOTH_L1_BETA": ("RPN.SMOOTH_L1_BETA",),
     "SOLVER.BASE_LR": ("SOLVER.BASE_LR",),
+    "SOLVER.BIAS_LR_FACTOR": ("SOLVER.BIAS_LR_FACTOR",),
     "SOLVER.CHECKPOINT_PERIOD": ("TRAIN.SNAPSHOT_ITERS",),
     "SOLVER.GAMMA": ("SOLVER.GAMMA",),
     "SOLVER.IMS_PER_BATCH": ("TRAIN.IMS_PER_BATCH",),
@@ -148,9 +149,7 @@ TRAINING: dict[str, str] = {
     "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": "a factor on the proposals' box loss",
     "MODEL.RPN.IOU_LABELS": "other labels for anchors by their overlap",
     "MODEL.RPN.LOSS_WEIGHT": "a factor on the proposals' losses",
-    "SOLVER.BIAS_LR_FACTOR": "a learning rate of their own for biases",
     "SOLVER.REFERENCE_WORLD_SIZE": "a batch that grows with the number of GPUs; SOLVER.REFERENCE_BATCH is near it",
-    "SOLVER.WEIGHT_DECAY_BIAS": "a weight decay of their own for biases",
     "TEST.PRECISE_BN.ENABLED": "statistics of batch norms measured anew before a test",
 }
 """Keys that only change training: others than the default are left out with a notice."""

@@ -240,6 +240,13 @@ def solver(said: Translation) -> None:
         said.put("SOLVER.STEPS", [0, *map(int, said["SOLVER.STEPS"])], "SOLVER.STEPS")
         if name != "WarmupMultiStepLR":
             said.note(key, "the learning rate falls in steps")
+    decay = said["SOLVER.WEIGHT_DECAY_BIAS"]
+    said.put(
+        "SOLVER.WEIGHT_DECAY_BIAS",
+        said["SOLVER.WEIGHT_DECAY"] if decay is None else decay,
+        "SOLVER.WEIGHT_DECAY_BIAS",
+        "SOLVER.WEIGHT_DECAY",
+    )
     said.put("SOLVER.PRECISION", "auto" if said["SOLVER.AMP.ENABLED"] else "fp32", "SOLVER.AMP.ENABLED")
     if said["SOLVER.CLIP_GRADIENTS.ENABLED"]:
         meaning = "gradients are clipped here by their common length, see SOLVER.CLIP_GRADIENT_NORM"

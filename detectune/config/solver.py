@@ -114,6 +114,15 @@ class Solver(Section):
         search=among(0.0, 0.00001, 0.0001),
         source="Wu & He 2018 (arXiv:1803.08494)",
     )
+    WEIGHT_DECAY_BIAS: float = knob(
+        0.0,
+        "Weight decay of biases, those of normalisation layers excepted. 0 leaves them free, as Detectron does; "
+        "detectron2 and torchvision decay them like weights.",
+        kind="regularisation",
+        stage="training",
+        ge=0,
+        source="ours; Krogh & Hertz 1991 (NeurIPS)",
+    )
     BIAS_LR_FACTOR: float = knob(
         2.0,
         "Learning rate of biases over that of weights. 2 is Caffe's habit, which Detectron's schedules were made with; "

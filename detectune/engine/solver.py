@@ -134,6 +134,7 @@ def trained_groups(config: Config, model: nn.Module) -> list[dict[str, Any]]:
         model,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_GN,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
     )
     if not groups:
@@ -236,17 +237,25 @@ def solver_notices(config: Config) -> list[str]:
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, weight_decay_norm: float, bias_lr_factor: float = 2.0
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_bias: float = 0.0,
+    bias_lr_factor: float = 2.0,
 ) -> list[dict[str, Any]]:
     """Optimiser groups of the trainable parameters, in the order of the model; empty groups are left out.
 
-    Each has `name` (weight, norm, bias), `names` of its parameters, `lr_factor` and `weight_decay`.
+    Each has `name` (weight, norm, bias, norm_bias), `names` of its parameters, `lr_factor` and `weight_decay`. The biases
+    of norms never decay; they are a group of their own only where other biases do.
     """
-    scales = {id(module.weight) for module in model.modules() if isinstance(module, NORMS)}
+    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    scales, shifts = {id(module.weight) for module in norms}, {id(module.bias) for module in norms}
     groups: dict[str, dict[str, Any]] = {
         "weight": {"lr_factor": 1.0, "weight_decay": weight_decay},
         "norm": {"lr_factor": 1.0, "weight_decay": weight_decay_norm},
-        "bias": {"lr_factor": bias_lr_factor, "weight_decay": 0.0},
+        "bias": {"lr_factor": bias_lr_factor, "weight_decay": weight_decay_bias},
+        "norm_bias": {"lr_factor": bias_lr_factor, "weight_decay": 0.0},
     }
     for name, group in groups.items():
         group.update(name=name, names=[], params=[], lr=0.0)
@@ -254,7 +263,11 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         is_bias = name.rpartition(".")[2] == "bias"
-        group = groups["bias" if is_bias else "norm" if id(parameter) in scales else "weight"]
+        free = weight_decay_bias > 0 and id(parameter) in shifts
+        name_of_group = (
+            "norm_bias" if free else "bias" if is_bias else "norm" if id(parameter) in scales else "weight"
+        )
+        group = groups[name_of_group]
         group["names"].append(name)
         group["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]

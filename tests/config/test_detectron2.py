@@ -77,6 +77,11 @@ def test_what_a_file_leaves_out_is_their_default_and_not_ours(tmp_path: Path) ->
     assert config.TRAIN.BATCH_SIZE_PER_IM == 512 and config.TRAIN.RPN_STRADDLE_THRESH == -1
     assert config.SOLVER.WEIGHT_DECAY == 0.0001 and config.SOLVER.WARM_UP_FACTOR == 0.001
     assert not config.SOLVER.SCALE_MOMENTUM and config.notices == ()
+    assert config.SOLVER.BIAS_LR_FACTOR == 1.0 and config.SOLVER.WEIGHT_DECAY_BIAS == 0.0001
+    own = read(
+        tmp_path, FPN.replace("SOLVER: {", "SOLVER: {WEIGHT_DECAY_BIAS: 0.0, BIAS_LR_FACTOR: 2.0, ")
+    ).SOLVER
+    assert own.BIAS_LR_FACTOR == 2.0 and own.WEIGHT_DECAY_BIAS == 0.0
 
 
 def test_values_written_as_python_are_read(tmp_path: Path) -> None:

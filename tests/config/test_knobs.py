@@ -89,6 +89,7 @@ OWN = {
     "INPUT.WEIGHTS_COLOURS": "auto",
     "KRCNN.OKS_SIGMAS": (),
     "SOLVER.BIAS_LR_FACTOR": 2.0,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
     "CLASSIFIER.LAYERS": (),
     "CLASSIFIER.INIT": "he",
     "CLASSIFIER.LOSS": "log_likelihood",

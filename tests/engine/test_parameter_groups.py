@@ -56,3 +56,21 @@ def test_group_norm_scales_have_their_own_decay(root: Path) -> None:
     assert groups["norm"]["weight_decay"] == 0.2
     assert groups["norm"]["names"] and all(".norm" in name for name in groups["norm"]["names"])
     assert not any(".norm." in name for name in groups["weight"]["names"])
+
+
+def test_biases_decay_where_they_are_told_to_and_those_of_norms_never(root: Path) -> None:
+    config = load_config(
+        root / "configs/getting_started/shapes.yaml", {"RESNETS.NORM": "group", "MODEL.NUM_CLASSES": 3}
+    )
+    with torch.device("meta"):
+        model = build_detector(config)
+    made = parameter_groups(
+        model, weight_decay=0.1, weight_decay_norm=0.2, weight_decay_bias=0.3, bias_lr_factor=1.0
+    )
+    groups = {g["name"]: g for g in made}
+    assert {name: g["weight_decay"] for name, g in groups.items()} == {
+        "weight": 0.1, "norm": 0.2, "bias": 0.3, "norm_bias": 0.0,
+    }  # fmt: skip
+    assert all(n.endswith(".norm.bias") for n in groups["norm_bias"]["names"])
+    assert not any(".norm." in n for n in groups["bias"]["names"]) and groups["bias"]["names"]
+    assert sum(len(g["names"]) for g in made) == sum(p.requires_grad for p in model.parameters())

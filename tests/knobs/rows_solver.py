@@ -19,6 +19,7 @@ ROWS = [
     Row("SOLVER.MOMENTUM", 0.9, 0.5, updates),
     Row("SOLVER.WEIGHT_DECAY", 0.0005, 0.1, updates),
     Row("SOLVER.WEIGHT_DECAY_GN", 0.0, 0.1, updates),
+    Row("SOLVER.WEIGHT_DECAY_BIAS", 0.0, 0.1, updates),
     Row("SOLVER.WARM_UP_ITERS", 4, 6, rates),
     Row("SOLVER.WARM_UP_FACTOR", 0.25, 0.5, rates),
     Row("SOLVER.WARM_UP_METHOD", "linear", "constant", rates),

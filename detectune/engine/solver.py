@@ -2,8 +2,9 @@
 clipping.
 
 Groups (golden/detectron/*/param_groups.json): every bias, those of norms included, learns at BIAS_LR_FACTOR
-(Detectron: 2) times the rate and without weight decay; scales of trained norms decay by WEIGHT_DECAY_GN; all
-other weights by WEIGHT_DECAY. What does not require a gradient (frozen stages, frozen affine) is in no group.
+(Detectron: 2) times the rate and without weight decay, but for WEIGHT_DECAY_BIAS; scales of trained norms decay by
+WEIGHT_DECAY_GN; all other weights by WEIGHT_DECAY. What does not require a gradient (frozen stages, frozen affine) is in
+no group.
 """
 
 from __future__ import annotations
@@ -246,8 +247,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimiser groups of the trainable parameters, in the order of the model; empty groups are left out.
 
-    Each has `name` (weight, norm, bias, norm_bias), `names` of its parameters, `lr_factor` and `weight_decay`. The biases
-    of norms never decay; they are a group of their own only where other biases do.
+    Each has `name` (weight, norm, bias, norm_bias), `names` of its parameters, `lr_factor` and `weight_decay`. Norms'
+    biases never decay; they are a group of their own only where other biases do.
     """
     norms = [module for module in model.modules() if isinstance(module, NORMS)]
     scales, shifts = {id(module.weight) for module in norms}, {id(module.bias) for module in norms}

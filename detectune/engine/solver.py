@@ -3,8 +3,8 @@ clipping.
 
 Groups (golden/detectron/*/param_groups.json): every bias, those of norms included, learns at BIAS_LR_FACTOR
 (Detectron: 2) times the rate and without weight decay, but for WEIGHT_DECAY_BIAS; scales of trained norms decay by
-WEIGHT_DECAY_GN; all other weights by WEIGHT_DECAY. What does not require a gradient (frozen stages, frozen affine) is in
-no group.
+WEIGHT_DECAY_GN; all other weights by WEIGHT_DECAY. What does not require a gradient (frozen stages, frozen affine) is
+in no group.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ def convert_weights(source: Path, target: Path, *, format: str = "") -> str:
         write_whole(target, [_detectron(loaded)])
     elif format == "detectron2":
         write = detectron2_pth if target.suffix == ".pth" else detectron2_pickle
-        write_whole(target, [write(loaded.state)])
+        config = _config(loaded)
+        bgr = config is None or config.INPUT.WEIGHTS_COLOURS != "RGB"  # what the file that it came from reads
+        write_whole(target, [write(loaded.state, bgr=bgr)])
     else:
         write_whole(target, [torchvision_pth(loaded.state)])
     return _told(loaded, source, target, format)

@@ -77,8 +77,8 @@ def _attr_dict(tree: Mapping[str, Any], indent: str) -> list[str]:
     return [*lines, f"{indent}state:", f"{indent}  __immutable__: false"]
 
 
-def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of detectron2's model for BGR images.
+def detectron2_state(state: Mapping[str, Tensor], *, bgr: bool = True) -> dict[str, Tensor]:
+    """The state dict of detectron2's model for images in BGR (its INPUT.FORMAT), or else in RGB.
 
     Raises:
         UserError: if detectron2 has no model with such parts.
@@ -86,18 +86,21 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = _parts_of_detectors(_for_other_programs(state), "detectron2")
     _refuse_unknown(state.keys() - detectron2_names(state).keys(), "detectron2")
     return to_detectron2(
-        state, agnostic_boxes=has_agnostic_boxes(state), class_specific_masks=_has_class_specific_masks(state)
+        state,
+        bgr=bgr,
+        agnostic_boxes=has_agnostic_boxes(state),
+        class_specific_masks=_has_class_specific_masks(state),
     )
 
 
-def detectron2_pickle(state: Mapping[str, Tensor]) -> bytes:
+def detectron2_pickle(state: Mapping[str, Tensor], *, bgr: bool = True) -> bytes:
     """A file of detectron2's model zoo: {'model': {name: array}, '__author__': text}."""
-    return dump_pickle({"model": _arrays(detectron2_state(state)), "__author__": AUTHOR})
+    return dump_pickle({"model": _arrays(detectron2_state(state, bgr=bgr)), "__author__": AUTHOR})
 
 
-def detectron2_pth(state: Mapping[str, Tensor]) -> bytes:
+def detectron2_pth(state: Mapping[str, Tensor], *, bgr: bool = True) -> bytes:
     """A checkpoint of detectron2's trainer, the weights only: {'model': state dict}."""
-    return _torch_file({"model": detectron2_state(state)})
+    return _torch_file({"model": detectron2_state(state, bgr=bgr)})
 
 
 def torchvision_pth(state: Mapping[str, Tensor]) -> bytes:

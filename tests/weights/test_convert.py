@@ -110,6 +110,19 @@ def test_what_a_program_lacks_is_not_written(family: str, format: str, tmp_path:
     assert not target.exists()
 
 
+def test_a_model_of_an_rgb_file_goes_back_in_rgb(tmp_path: Path) -> None:
+    family = "faster R-50 FPN"
+    name, theirs = "backbone.stem.conv1.weight", "backbone.bottom_up.stem.conv1.weight"
+    for colours, flipped in (("RGB", False), ("auto", True)):
+        source = saved(tmp_path, state_of(family), config_of(family, {"INPUT.WEIGHTS_COLOURS": colours}))
+        convert_weights(source, tmp_path / "model.pth", format="detectron2")
+        written = torch.load(tmp_path / "model.pth", weights_only=True)["model"][theirs]
+        assert torch.equal(written, state_of(family)[name].flip(1) if flipped else state_of(family)[name])
+        assert torch.equal(
+            load_file(tmp_path / "model.pth", colours=colours).state[name], state_of(family)[name]
+        )
+
+
 NEW_PARTS = {
     "FPN.NORM": "batch", "RPN.NUM_CONVS": 3, "FAST_RCNN.ROI_BOX_HEAD": "fast_rcnn_heads.add_roi_Xconv1fc_head",
     "FAST_RCNN.NORM": "batch", "MRCNN.NORM": "batch",

@@ -47,7 +47,7 @@ def anchors(
     from detectune.data.formats import read_places
     from detectune.data.loader import RESIZE
     from detectune.errors import DataError
-    from detectune.tuner.posthoc import nested
+    from detectune.tuner.posthoc_files import nested
     from detectune.tuner.spec import to_yaml
 
     settings = load_config(find_config(config))

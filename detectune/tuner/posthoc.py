@@ -9,15 +9,11 @@ reporting half shows it beyond its noise. The folder of such a study:
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import optuna
 
 from detectune.config.load import ConfigError
 from detectune.config.tree import Config
@@ -25,26 +21,23 @@ from detectune.data.datasets import resolve_dataset
 from detectune.data.loader import build_loader
 from detectune.engine.dialect import in_dialect_of
 from detectune.engine.inference import Predictor
-from detectune.engine.run_directory import output_errors, write_text
 from detectune.engine.testing import check_classes
 from detectune.errors import UserError
 from detectune.structures import Record
-from detectune.tuner.history import History, Objective, Space, Trial, as_json
-from detectune.tuner.importance import importances
+from detectune.tuner.history import Space
 from detectune.tuner.inference_space import needed_reach, origin_of, outputs_config
 from detectune.tuner.many_settings import Tried, search, simplified
 from detectune.tuner.operating_point import Goal
+from detectune.tuner.posthoc_files import write_study
 from detectune.tuner.posthoc_verdict import Halves, judge
 from detectune.tuner.raw_files import RawFiles, file_digest
 from detectune.tuner.raw_outputs import RawImage, collect
 from detectune.tuner.replay import MEASURES, RECALLS, TASKS, Replay
 from detectune.tuner.session import held
-from detectune.tuner.spec import to_yaml
 
 SETTINGS = 2000  # where nobody says how many
 PART_IMAGES = 32
 LEAST_IMAGES = 10
-IMPORTANCE_FROM = 256  # settings drawn evenly from the space; more of them only cost time
 
 
 @dataclass(frozen=True)
@@ -111,8 +104,10 @@ def run_inference_study(
             "weights": str(weights),
             "cache": {"bytes": files.size, "images": len(replay), "candidates": sum(map(len, replay.images))},
         }
-        trials = verdict.pop("trials")
-        _write(question, base, folder, verdict, trials)
+        write_study(
+            folder, base, verdict, verdict.pop("trials"),
+            name=question.name, metric=question.metric, space=question.space, seed=question.seed,
+        )  # fmt: skip
     return verdict
 
 
@@ -125,9 +120,12 @@ def replay_of(
             "TEST.DATASETS is empty; name the data set to tune on, as TEST.DATASETS='[shapes_val]'."
         )
     name = base.TEST.DATASETS[0]
-    _check_rules(base, name)
+    place = resolve_dataset(name, base.DATASETS, download_cache=base.DOWNLOAD_CACHE)
+    _check_rules(base, name, place.format)
     reach = needed_reach(question.space, base, question.task)
     origin = {"weights": file_digest(weights), "dataset": name} | origin_of(base, question.space.keys)
+    if place.annotations.is_file():
+        origin["annotations"] = file_digest(place.annotations)
     files = RawFiles(cache, origin, reach)
     config = outputs_config(base, files.reach)
     loader = build_loader(config, training=False, dataset=name)
@@ -228,78 +226,16 @@ def study(
     }
 
 
-def _check_rules(base: Config, name: str) -> None:
-    place = resolve_dataset(name, base.DATASETS, download_cache=base.DOWNLOAD_CACHE)
-    if place.format == "unlabelled":
+def _check_rules(base: Config, name: str, kind: str) -> None:
+    if kind == "unlabelled":
         raise UserError(
             f"{name} has no annotations, so no setting can be measured on it; name another data set."
         )
-    if place.format in ("voc", "lvis") and not base.TEST.FORCE_JSON_DATASET_EVAL:
+    if kind in ("voc", "lvis") and not base.TEST.FORCE_JSON_DATASET_EVAL:
         raise UserError(
-            f"{name} is measured by rules of its own ({place.format}), which are not replayed; set "
+            f"{name} is measured by rules of its own ({kind}), which are not replayed; set "
             "TEST.FORCE_JSON_DATASET_EVAL=True to tune by COCO's."
         )
-
-
-def _write(
-    question: Question, base: Config, folder: Path, verdict: dict[str, Any], tried: Sequence[Tried]
-) -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name every resampling
-    history = history_of(question, base, tried)
-    even = [trial for trial, one in zip(history.trials, tried, strict=True) if one.explored][:IMPORTANCE_FROM]
-    importance = importances(
-        History(history.name, history.objectives, history.space, history.base, tuple(even)),
-        seed=question.seed,
-    )
-    changes = {key: after for key, (_, after) in verdict["changes"].items()}
-    taken = changes if verdict["decision"] == "adopt" else {}
-    with output_errors(folder):
-        write_text(folder / "trials.json", json.dumps(as_json(history)) + "\n")
-        write_text(folder / "importance.json", json.dumps(importance, indent=1) + "\n")
-        write_text(folder / "diff.yaml", to_yaml(nested(taken)) if taken else "{}\n")
-        write_text(folder / "best.yaml", base.with_overrides(taken).to_yaml())
-        write_text(folder / "verdict.json", json.dumps(plain(verdict), indent=1, allow_nan=False) + "\n")
-
-
-def history_of(question: Question, base: Config, tried: Sequence[Tried]) -> History:
-    """The settings as trials, for those who read studies. Values that contradict each other are infeasible."""
-    flat = base.flat()
-    trials = tuple(
-        Trial(one.number, dict(one.values), "complete", values=(one.score,))
-        if one.score == one.score
-        else Trial(one.number, dict(one.values), "infeasible", "The values contradict each other.")
-        for one in tried
-    )
-    return History(
-        question.name,
-        (Objective(question.metric, "maximize"),),
-        question.space,
-        {key: flat[key] for key in question.space.keys},
-        trials,
-    )
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Full keys as sections."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[last] = value
-    return tree
-
-
-def plain(value: Any) -> Any:
-    """Containers for JSON; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _short(value: Any) -> str:

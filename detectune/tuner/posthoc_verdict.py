@@ -10,6 +10,7 @@ import numpy as np
 
 from detectune.config.load import ConfigError
 from detectune.config.tree import Config
+from detectune.evaluation.average_precision import match
 from detectune.tuner.history import Dimension, Space
 from detectune.tuner.many_settings import setting_at
 from detectune.tuner.operating_point import Goal, operating_points
@@ -116,12 +117,16 @@ def _measures(
 ) -> list[dict[str, Any]]:
     """Other metrics of the task, before and after, on both halves."""
     task = metric.partition("/")[0]
-    names = [*MEASURES, RECALLS[1] if task == "keypoints" else RECALLS[0]]
+    truth = replay.truths[task]
+    found = [replay.found(config, task) for config in (base, after)]
     rows = []
-    for name in names:
+    for name in [*MEASURES, RECALLS[1] if task == "keypoints" else RECALLS[0]]:
+        area = MEASURES[name][1] if name in MEASURES else "all"
+        matched = [match(one, truth.objects, area=area, limit=truth.limit) for one in found]
         row: dict[str, Any] = {"metric": f"{task}/{name}"}
         for half, images in (("tune", halves.tune), ("report", halves.report)):
-            row[half] = [replay.measure(config, f"{task}/{name}", images) for config in (base, after)]
+            weights = replay.weights(images)
+            row[half] = [measure_matched(one, name, weights) for one in matched]
         rows.append(row)
     return rows
 
@@ -131,6 +136,8 @@ def _sweeps(
 ) -> list[dict[str, Any]]:
     """Each knob alone, the others as recommended: values and the metric on both halves."""
     flat = config.flat()
+    task, _, name = metric.partition("/")
+    area = MEASURES[name][1] if name in MEASURES else "all"
     dimensions = sorted(
         (d for d in space if d.exists(flat)),
         key=lambda d: first.index(d.key) if d.key in first else len(first),
@@ -143,9 +150,10 @@ def _sweeps(
                 changed = config.with_overrides({dimension.key: value})
             except ConfigError:
                 continue
+            matched = replay.matched(changed, task, area=area)
             values.append(value)
-            tune.append(replay.measure(changed, metric, halves.tune))
-            report.append(replay.measure(changed, metric, halves.report))
+            tune.append(measure_matched(matched, name, replay.weights(halves.tune)))
+            report.append(measure_matched(matched, name, replay.weights(halves.report)))
         sweeps.append(
             {"key": dimension.key, "values": values, "tune": tune, "report": report, "chosen": flat[dimension.key],
              "scale": dimension.scale if dimension.choices is None else "choice"}

@@ -77,7 +77,7 @@ def check_model(config: Config, metric: str) -> None:
         raise UserError(
             f"TEST.{views[0]}.ENABLED is True: raw outputs are of one view of each image. Turn it off for this search."
         )
-    if config.MODEL.KEYPOINTS_ON and config.KRCNN.NMS_OKS and task != "bbox":
+    if config.MODEL.KEYPOINTS_ON and config.KRCNN.NMS_OKS:
         raise UserError(
             "KRCNN.NMS_OKS is True: poses that suppress each other are not replayed. Set it to False."
         )

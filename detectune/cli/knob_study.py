@@ -53,11 +53,11 @@ def stretches(
     knob: SearchedKnob, trials: Sequence[StudyTrial], *, maximize: bool
 ) -> list[tuple[str, int, float | None, float | None]]:
     """(values, trials, best, median) of each choice, or of equal stretches of the interval on its scale."""
-    pick = max if maximize else min
-    rows = []
+    rows: list[tuple[str, int, float | None, float | None]] = []
     for name, own in _groups(knob, trials):
         values = [trial.values[0] for trial in own if trial.values]
-        rows.append((name, len(values), pick(values, default=None), median(values) if values else None))
+        best = (max(values) if maximize else min(values)) if values else None
+        rows.append((name, len(values), best, median(values) if values else None))
     return rows
 
 

@@ -45,10 +45,10 @@ def to_original(
     """Network frame to original frame: boxes scaled back and clipped, soft masks pasted as RLEs of the whole image."""
     scale = detections.boxes.new_tensor((info.scale_x, info.scale_y, info.scale_x, info.scale_y))
     size = torch.tensor([info.height, info.width], device=scale.device)
-    boxes = clip_boxes(detections.boxes / scale, size, offset=geometry.offset)
+    boxes, shown = boxes_to_original(detections.boxes, scale, size, geometry)
     found = Detections(boxes, detections.scores, detections.labels, detections.masks, detections.keypoints)
     if geometry.drop_empty_boxes:
-        found = found[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+        found = found[shown]
     found = found.to("cpu")
     if found.keypoints is not None:
         found.keypoints = found.keypoints / found.keypoints.new_tensor((info.scale_x, info.scale_y, 1.0, 1.0))
@@ -58,6 +58,18 @@ def to_original(
         )
         found.masks = None
     return found
+
+
+def boxes_to_original(
+    boxes: torch.Tensor, scale: torch.Tensor, size: torch.Tensor, geometry: Geometry
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes [N, 4] of the network frame in the original one, clipped, and which of them are shown, bool [N].
+
+    `scale` ([4] or [N, 4]) is network over original pixels, `size` ([2] or [N, 2]) the height and width of the image.
+    """
+    boxes = clip_boxes(boxes / scale, size, offset=geometry.offset)
+    shown = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return boxes, shown if geometry.drop_empty_boxes else torch.ones_like(shown)
 
 
 def coco_rows(

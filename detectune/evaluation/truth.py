@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from hotcoco import mask as coco_mask
 
-from detectune.evaluation.average_precision import THRESHOLDS, Objects
+from detectune.evaluation.average_precision import THRESHOLDS, Objects, counted
 from detectune.evaluation.coco import coco_truth
 from detectune.ops.keypoints import keypoint_sigmas
 from detectune.ops.rles import mask_to_rle, segmentation_mask
@@ -65,6 +65,8 @@ class Truth:
             num_images=len(self.image_ids),
             num_classes=len(class_info),
         )
+        self._boxes = np.array([row["bbox"] for row in rows] or np.zeros((1, 4)), dtype=np.float64)
+        self._objects_of_sets = self._sets()
         self._shapes: list[Any] = [self._shape(row) for row in rows]
 
     def overlaps(
@@ -82,6 +84,24 @@ class Truth:
         return np.where(near, mine[order], -1), np.where(
             near, np.take_along_axis(overlap, order, axis=1), 0.0
         )
+
+    def box_overlaps(
+        self, images: np.ndarray, labels: np.ndarray, boxes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`overlaps` of boxes float64 [n, 4] of many images at once; `images` int64 [n] are their numbers."""
+        table = self._objects_of_sets[images * self.objects.num_classes + labels - 1]  # [n, G]
+        x, y, w, h = (self._boxes[table, i] for i in range(4))
+        left, top, width, height = (boxes[:, i, None] for i in range(4))
+        across = np.minimum(left + width, x + w) - np.maximum(left, x)
+        down = np.minimum(top + height, y + h) - np.maximum(top, y)
+        inter = np.where((across > 0) & (down > 0), across * down, 0.0)
+        own = width * height
+        union = np.where(self.objects.is_crowd[table], own, own + w * h - inter)
+        overlap = np.where(inter > 0, inter / np.where(union > 0, union, 1.0), 0.0)
+        near = (overlap >= THRESHOLDS[0]) & (table >= 0)
+        order = np.argsort(~near, axis=1, kind="stable")[:, : int(near.sum(1).max(initial=0))]
+        near, table = np.take_along_axis(near, order, axis=1), np.take_along_axis(table, order, axis=1)
+        return np.where(near, table, -1), np.where(near, np.take_along_axis(overlap, order, axis=1), 0.0)
 
     def of_image(self, image_id: int) -> np.ndarray:
         """The objects of an image, int64 [m], in the order of its annotations."""
@@ -107,6 +127,16 @@ class Truth:
         if self.task == "segm":
             return np.asarray(coco_mask.iou(list(geometry), shapes, crowd))
         return np.asarray(coco_mask.iou(np.asarray(geometry, dtype=np.float64), np.asarray(shapes), crowd))
+
+    def _sets(self) -> np.ndarray:
+        """The objects of each image and class, the last one first: int64 [I * K, G], -1 where padded."""
+        own = self.objects
+        group = own.image * own.num_classes + own.label - 1
+        order = np.argsort(group, kind="stable")[::-1]
+        place = counted(group[order])
+        table = np.full((own.num_images * own.num_classes, int(place.max(initial=0)) + 1), -1, dtype=np.int64)
+        table[group[order], place] = order
+        return table
 
     def _shape(self, row: dict[str, Any]) -> Any:
         if self.task != "segm":

@@ -149,6 +149,49 @@ def _soft_weights(overlap: np.ndarray, method: SoftMethod, sigma: float, overlap
     return np.where(overlap > 0, weight, 1).astype(np.float32)
 
 
+def greedy_keep_of_overlaps(overlaps: np.ndarray, valid: np.ndarray, limit: float) -> np.ndarray:
+    """Which boxes survive in S sets whose overlaps float32 [S, k, k] are known: bool [S, k], False in invalid rows.
+
+    Boxes are sorted by falling score within a set; `limit` is `float32_limit`'s.
+    """
+    keep = valid.copy()
+    for i in range(valid.shape[1] - 1):
+        rows = np.flatnonzero(keep[:, i])
+        keep[rows, i + 1 :] &= overlaps[rows, i, i + 1 :] <= limit
+    return keep
+
+
+def soft_nms_of_overlaps(
+    overlaps: np.ndarray,
+    scores: np.ndarray,
+    valid: np.ndarray,
+    *,
+    method: SoftMethod,
+    sigma: float = 0.5,
+    overlap_thresh: float = 0.3,
+    score_thresh: float = 0.001,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`soft_nms` in S sets whose overlaps float32 [S, k, k] are known: which stay, bool [S, k], and new scores [S, k].
+
+    What is not valid stays out; its score, and that of what goes, means nothing.
+    """
+    left = np.where(valid, scores, _GONE).astype(np.float32)
+    gone, new = ~valid, left.copy()
+    stays = np.zeros_like(valid)
+    rows = np.flatnonzero(valid.any(1))
+    while len(rows):
+        best = left[rows].argmax(1)
+        stays[rows, best] = gone[rows, best] = True
+        new[rows, best] = left[rows, best]
+        overlap = overlaps[rows, best]
+        lower = left[rows] * _soft_weights(overlap, method, sigma, overlap_thresh)
+        out = gone[rows] | ((overlap > 0) & (lower < score_thresh))
+        lower[out] = _GONE
+        left[rows], gone[rows] = lower, out
+        rows = rows[~out.all(1)]
+    return stays, new
+
+
 def _greedy_keep(boxes: Tensor, thresh: float, offset: float, inclusive: bool) -> Tensor:
     """Rows of sorted boxes [N, 4] that survive, ascending."""
     if offset == 0.0 and not inclusive:

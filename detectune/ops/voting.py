@@ -70,11 +70,32 @@ def _vote(
     offset: float,
 ) -> tuple[Tensor, Tensor]:
     overlap = box_iou(boxes, all_boxes, offset=offset)  # [T, N]
+    return vote_of_overlaps(
+        overlap, boxes, scores, all_boxes, all_scores, thresh, scoring_method=scoring_method, beta=beta
+    )
+
+
+def vote_of_overlaps(
+    overlap: Tensor,
+    boxes: Tensor,
+    scores: Tensor,
+    all_boxes: Tensor,
+    all_scores: Tensor,
+    thresh: float,
+    *,
+    scoring_method: ScoringMethod,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """`box_voting` where the overlaps [T, N] are known; an overlap below 0 has no vote.
+
+    Each of the T may have candidates of its own: all_boxes [T, N, 4] and all_scores [T, N].
+    """
     votes = (overlap >= thresh).to(boxes.dtype)
     count = votes.sum(dim=1)
     weights = votes * all_scores
     total = weights.sum(dim=1)
-    voted = (weights @ all_boxes) / total[:, None]
+    own = all_boxes.dim() == 3
+    voted = ((weights[:, None] @ all_boxes)[:, 0] if own else weights @ all_boxes) / total[:, None]
     if scoring_method == "ID":
         new = scores
     elif scoring_method == "AVG":

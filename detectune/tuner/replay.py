@@ -7,7 +7,7 @@ setting; nothing is decided a second time here. What a candidate overlaps is com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,13 @@ from torch import Tensor
 
 from detectune.config.tree import Config
 from detectune.data.loader import KEYPOINT_SHIFT
-from detectune.engine.inference import to_original
+from detectune.engine.inference import boxes_to_original
 from detectune.evaluation.average_precision import Found, Matched, match, precision_and_recall
 from detectune.evaluation.truth import Truth
-from detectune.models.build_rules import (
-    build_detection_rule,
-    build_one_stage_rule,
-    build_proposal_rule,
-    proposal_clipping,
-)
-from detectune.models.detections import DetectionRule, best_detections, frame_scale, survivors
 from detectune.models.geometry import GEOMETRIES
-from detectune.models.retinanet_detections import OneStageRule
-from detectune.models.rpn import ProposalRule, thin_proposals
-from detectune.structures import ClassInfo, Detections, Record
+from detectune.structures import ClassInfo, Record
 from detectune.tuner.raw_outputs import RawImage
+from detectune.tuner.replay_choice import Pool, Rules
 
 CONFIDENCES = {"bbox": None, "logit": 2, "prob": 3}  # KRCNN.KEYPOINT_CONFIDENCE -> column of a keypoint
 TASKS = ("bbox", "segm", "keypoints")
@@ -42,95 +34,6 @@ MEASURES: dict[str, tuple[slice, str]] = {
 RECALLS = ("AR100", "AR")  # of boxes and masks, of keypoints
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What a setting says, as the models take it."""
-
-    detection: DetectionRule | OneStageRule
-    proposal: ProposalRule | None  # None: proposals were suppressed before the heads saw them
-    most_proposals: float
-    offset: float
-    clip_to: int  # see `build_rules.proposal_clipping`
-
-    @staticmethod
-    def of(config: Config, *, all_proposals: bool) -> Rules:
-        """The rules of a configuration."""
-        geometry = GEOMETRIES[config.MODEL.GEOMETRY]
-        if config.RETINANET.RETINANET_ON:
-            return Rules(build_one_stage_rule(config, geometry), None, 0, geometry.offset, 1)
-        proposal = build_proposal_rule(config.TEST, geometry)
-        uncut = proposal.nms_thresh <= 0 and not config.FPN.MULTILEVEL_RPN
-        return Rules(
-            build_detection_rule(config, geometry),
-            proposal if all_proposals else None,
-            float("inf") if uncut or not config.MODEL.FASTER_RCNN else proposal.post_nms_top_n,
-            geometry.offset,
-            proposal_clipping(config, geometry),
-        )
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What a setting finds in one image, best first."""
-
-    rows: Tensor  # int64 [N], of the image's candidates
-    scores: Tensor  # float32 [N]
-    moved: Tensor | None  # float32 [N, 4], frame of suppression: boxes that are no longer the candidates' own
-
-
-def choose(raw: RawImage, rules: Rules) -> Chosen:
-    """The detections of one image under a setting."""
-    rule = rules.detection
-    rows = _seen_anchors(raw, rule) if isinstance(rule, OneStageRule) else _seen_regions(raw, rules)
-    boxes, scores, kept = survivors(raw.boxes[rows], raw.scores[rows], raw.labels[rows], rule)
-    if isinstance(rule, DetectionRule):
-        boxes, scores, kept = best_detections(boxes, scores, kept, rule)
-    elif rule.max_detections > 0:
-        boxes, scores, kept = (t[: rule.max_detections] for t in (boxes, scores, kept))
-    return Chosen(rows[kept], scores, boxes if rule.voting is not None else None)
-
-
-def _seen_regions(raw: RawImage, rules: Rules) -> Tensor:
-    """The candidates that pass the threshold, in the order of the proposals that the setting leaves."""
-    above = raw.scores > rules.detection.score_thresh
-    if rules.proposal is None:
-        return (above & (raw.place < rules.most_proposals)).nonzero()[:, 0]
-    rank = _proposal_ranks(raw, rules.proposal, rules)[raw.place]
-    rows = (above & (rank >= 0)).nonzero()[:, 0]
-    return rows[torch.sort(rank[rows], stable=True).indices]
-
-
-def _proposal_ranks(raw: RawImage, rule: ProposalRule, rules: Rules) -> Tensor:
-    """Rank int64 [L * k] that each anchor has among the proposals, -1 for those that become none."""
-    assert raw.proposals is not None and raw.logits is not None
-    num_levels, kept = raw.logits.shape
-    width = min(kept, rule.pre_nms_top_n) if rule.pre_nms_top_n > 0 else kept
-    info, unit = raw.info, rules.clip_to
-    index, top = thin_proposals(
-        raw.proposals[None, :, :width],
-        raw.logits[None, :, :width],
-        (raw.size[None] + unit - 1) // unit * unit,
-        rule,
-        torch.tensor([[info.scale_x, info.scale_y, info.scale_x, info.scale_y]]),
-        offset=rules.offset,
-    )
-    index = index[0][top[0] > -torch.inf]
-    rank = torch.full((num_levels * kept,), -1, dtype=torch.int64)
-    rank[index // width * kept + index % width] = torch.arange(len(index))
-    return rank
-
-
-def _seen_anchors(raw: RawImage, rule: OneStageRule) -> Tensor:
-    """The first `pre_nms_top_n` of each level that pass the threshold."""
-    coarsest = int(raw.place.max()) if len(raw) else 0
-    rows = [torch.zeros(0, dtype=torch.int64)]
-    for level in range(coarsest + 1):
-        thresh = rule.coarsest_score_thresh if level == coarsest else rule.score_thresh
-        mine = ((raw.place == level) & (raw.scores > thresh)).nonzero()[:, 0]
-        rows.append(mine[: rule.pre_nms_top_n])
-    return torch.cat(rows)
-
-
 class Replay:
     """Raw outputs with the truth of their images; `detections` and `measure` answer for any setting.
 
@@ -140,6 +43,7 @@ class Replay:
         class_info: their classes.
         config: the configuration around which settings are tried.
         all_proposals: whether the outputs are of every anchor that may become a proposal.
+        at_once: see `Pool`.
     """
 
     def __init__(
@@ -150,6 +54,7 @@ class Replay:
         config: Config,
         *,
         all_proposals: bool,
+        at_once: bool = True,
     ) -> None:
         self.images, self.class_info, self.config = list(images), class_info, config
         self.all_proposals = all_proposals
@@ -161,14 +66,11 @@ class Replay:
         self.truths = {
             task: Truth(records, class_info, task, sigmas=config.KRCNN.OKS_SIGMAS) for task in self.tasks
         }
-        self._first = np.concatenate(([0], np.cumsum([len(raw) for raw in images])))
-        originals = [self._original(raw, raw.boxes, torch.arange(len(raw))) for raw in images]
-        self._shown = np.zeros(int(self._first[-1]), dtype=bool)
-        boxes = np.zeros((len(self._shown), 4))
-        for start, original in zip(self._first, originals, strict=False):
-            rows = start + original.labels.numpy()
-            self._shown[rows] = True
-            boxes[rows] = self._box_rows(original.boxes)
+        self.pool = Pool(images, num_classes=len(class_info), offset=self.geometry.offset, at_once=at_once)
+        scales = [(raw.info.scale_x, raw.info.scale_y) * 2 for raw in images]
+        self._scales = torch.tensor(scales)
+        self._sizes = torch.tensor([(raw.info.height, raw.info.width) for raw in images])
+        boxes, self._shown = self._original(torch.cat([raw.boxes for raw in images]), self.pool.image)
         self._tables = {task: self._table(task, boxes) for task in self.tasks}
 
     def __len__(self) -> int:
@@ -181,23 +83,16 @@ class Replay:
             ValueError: if `task` needs masks or keypoints of boxes that voting moves.
         """
         rules = Rules.of(config, all_proposals=self.all_proposals)
-        numbers = range(len(self.images)) if images is None else images
-        chosen = [(i, choose(self.images[i], rules)) for i in numbers]
-        if rules.detection.voting is not None:
+        numbers = np.arange(len(self.images)) if images is None else np.asarray(images, dtype=np.int64)
+        rows, scores, moved = self.pool.choose(rules, numbers)
+        if moved is not None:
             if task != "bbox":
                 raise ValueError("masks and keypoints are those of boxes that voting has not moved")
-            return _joined([self._voted(i, one) for i, one in chosen])
-        table = self._tables[task]
-        rows = np.concatenate([self._first[i] + one.rows.numpy() for i, one in chosen])
-        scores = np.concatenate([one.scores.numpy() for _, one in chosen]).astype(np.float64)
-        found = table[rows]
-        ranked = (
-            found.score
-            if task == "keypoints" and CONFIDENCES[self.config.KRCNN.KEYPOINT_CONFIDENCE]
-            else scores
-        )
-        counts = self._shown[rows] & (found.label > 0)
-        return replace(found, score=ranked)[counts]
+            return self._voted(rows, scores, moved)
+        found = self._tables[task][rows]
+        own_scores = task == "keypoints" and CONFIDENCES[self.config.KRCNN.KEYPOINT_CONFIDENCE] is not None
+        ranked = found.score if own_scores else scores.astype(np.float64)
+        return replace(found, score=ranked)[self._shown[rows] & (found.label > 0)]
 
     def matched(
         self, config: Config, task: str, images: Sequence[int] | None = None, *, area: str = "all"
@@ -218,35 +113,31 @@ class Replay:
         weights[list(range(len(self.images)) if images is None else images)] = 1
         return weights
 
-    def _voted(self, i: int, one: Chosen) -> Found:
-        assert one.moved is not None
-        raw, truth = self.images[i], self.truths["bbox"]
-        original = self._original(raw, one.moved, torch.arange(len(one.rows)))
-        rows = original.labels
-        boxes, labels = self._box_rows(original.boxes), raw.labels[one.rows[rows]].numpy()
-        objects, overlaps = truth.overlaps(raw.info.image_id, labels, boxes)
-        return Found(
-            np.full(len(labels), i), labels, one.scores[rows].numpy().astype(np.float64), truth.areas(boxes),
-            objects, overlaps,
-        )  # fmt: skip
+    def _voted(self, rows: np.ndarray, scores: np.ndarray, moved: Tensor) -> Found:
+        truth, image, label = self.truths["bbox"], self.pool.image[rows], self.pool.label[rows]
+        boxes, shown = self._original(moved, image)
+        objects, overlaps = truth.box_overlaps(image, label, boxes)
+        found = Found(image, label, scores.astype(np.float64), truth.areas(boxes), objects, overlaps)
+        return found[shown]
 
-    def _original(self, raw: RawImage, boxes: Tensor, numbers: Tensor) -> Detections:
-        """Boxes of the suppression's frame as `test` shows them; labels are `numbers`, as empty boxes are dropped."""
+    def _original(self, boxes: Tensor, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [n, 4] of the suppression's frame as result rows have them, float64, and which are shown, bool [n]."""
+        number = torch.from_numpy(image)
+        scale = self._scales[number].to(boxes.dtype)
         if self.geometry.heads_in_original_frame:
-            boxes = boxes * frame_scale(raw.info, boxes)
-        return to_original(Detections(boxes, torch.zeros(len(boxes)), numbers), raw.info, self.geometry)
-
-    def _box_rows(self, boxes: Tensor) -> np.ndarray:
-        """Boxes as result rows have them, float64 [n, 4]."""
-        corners, offset = boxes.numpy().astype(np.float64).reshape(-1, 4), self.geometry.offset
-        return np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2] + offset), axis=1)
+            boxes = boxes * scale
+        placed, shown = boxes_to_original(boxes, scale, self._sizes[number], self.geometry)
+        corners, offset = placed.numpy().astype(np.float64).reshape(-1, 4), self.geometry.offset
+        return np.concatenate(
+            (corners[:, :2], corners[:, 2:] - corners[:, :2] + offset), axis=1
+        ), shown.numpy()
 
     def _table(self, task: str, boxes: np.ndarray) -> Found:
         """All candidates of all images, with what each overlaps; label 0 for those that do not count in the task."""
         truth, parts = self.truths[task], []
         for i, raw in enumerate(self.images):
             labels, scores = raw.labels.numpy(), raw.scores.numpy().astype(np.float64)
-            geometry: Any = boxes[self._first[i] : self._first[i + 1]]
+            geometry: Any = boxes[self.pool.first[i] : self.pool.first[i + 1]]
             if task == "segm":
                 geometry = raw.rles
             elif task == "keypoints":

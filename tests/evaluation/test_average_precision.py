@@ -148,6 +148,23 @@ def test_masks_of_real_annotations_equal_cocos(shared) -> None:
     assert small == pytest.approx(want["segm/APs"], abs=1e-9) and 0.1 < small < 0.9
 
 
+def test_overlaps_of_boxes_of_many_images_at_once() -> None:
+    records, rows = made(2)
+    truth = Truth(records, INFO, "bbox")
+    found = found_of(truth, rows, INFO)
+    boxes = np.concatenate(
+        [
+            np.array([row["bbox"] for row in rows if row["image_id"] == i]).reshape(-1, 4)
+            for i in truth.image_ids
+        ]
+    )
+    objects, overlaps = truth.box_overlaps(found.image, found.label, boxes)
+    width = objects.shape[1]
+    assert (found.objects[:, width:] == -1).all() and (objects >= 0).sum() > 20
+    np.testing.assert_array_equal(objects, found.objects[:, :width])
+    np.testing.assert_allclose(overlaps, found.overlaps[:, :width], rtol=1e-14)
+
+
 def test_a_weight_counts_an_image_so_often() -> None:
     records, rows = made(1, num_images=5)
     for number, row in enumerate(rows):

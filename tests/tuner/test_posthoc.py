@@ -25,7 +25,8 @@ from detectune.tuner.inference_space import inference_space, needed_reach, outpu
 from detectune.tuner.many_settings import setting_at
 from detectune.tuner.posthoc import Question, replay_of
 from detectune.tuner.raw_outputs import collect
-from detectune.tuner.replay import Replay, Rules, choose
+from detectune.tuner.replay import Replay
+from detectune.tuner.replay_choice import Rules, choose
 from detectune.tuner.space import Entry
 
 SIDE = 64

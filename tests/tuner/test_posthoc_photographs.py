@@ -16,7 +16,8 @@ from detectune.structures import ClassInfo, ImageInfo, Record
 from detectune.tuner.inference_space import inference_space
 from detectune.tuner.posthoc import Question, study
 from detectune.tuner.raw_outputs import RawImage
-from detectune.tuner.replay import Replay, Rules, choose
+from detectune.tuner.replay import Replay
+from detectune.tuner.replay_choice import Rules, choose
 from detectune.tuner.space import Entry
 
 NAMES = 12  # classes that are kept: the most frequent ones, which keeps the test short
@@ -110,6 +111,30 @@ def test_ap_on_real_annotations_is_cocos(photographs: tuple[list[Record], ClassI
                 name
             )
         assert 0.05 < want["bbox/AP"] < 0.95
+
+
+def test_all_images_at_once_equal_one_by_one(photographs: tuple[list[Record], ClassInfo], root: Path) -> None:
+    config, fast = replay_of(photographs, root, 3)
+    slow = Replay(fast.images, photographs[0], photographs[1], config, all_proposals=False, at_once=False)
+    some = list(range(0, len(fast), 2))
+    for changes in (
+        {"TEST.NMS": 0.3, "TEST.DETECTIONS_PER_IM": 5},
+        {"TEST.SOFT_NMS.ENABLED": True, "TEST.SOFT_NMS.METHOD": "gaussian", "TEST.RPN_POST_NMS_TOP_N": 30},
+        {
+            "TEST.BBOX_VOTE.ENABLED": True,
+            "TEST.BBOX_VOTE.SCORING_METHOD": "IOU_AVG",
+            "TEST.SCORE_THRESH": 0.2,
+        },
+        {"TEST.BBOX_VOTE.ENABLED": True, "TEST.SOFT_NMS.ENABLED": True, "TEST.BBOX_VOTE.VOTE_TH": 0.6},
+    ):
+        changed = config.with_overrides(changes)
+        ours, theirs = fast.found(changed, "bbox", some), slow.found(changed, "bbox", some)
+        assert len(ours) > 50 and ours.image.tolist() == theirs.image.tolist()
+        assert ours.label.tolist() == theirs.label.tolist()
+        np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-6)
+        assert fast.measure(changed, "bbox/AP", some) == pytest.approx(
+            slow.measure(changed, "bbox/AP", some), abs=1e-9
+        )
 
 
 def asked(config: Config, keys: dict[str, dict[str, object]], seed: int) -> Question:

@@ -23,7 +23,9 @@ Kind = Literal["pyramid", "one level", "retinanet"]
 MOST_OBJECTS = 4000  # a sample of more says the same
 STEPS = (0.7, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 1.4)  # by which a size or ratio is tried larger and smaller
 ROUNDS = 6
-LEAST_GAIN = 0.005  # ours: of the mean best overlap; below it the current anchors are as good
+LEAST_GAIN = 0.005  # ours: of the mean overlap up to ENOUGH; below it the current anchors are as good
+ENOUGH = 0.7  # an anchor of this overlap is an object by itself (Ren 2015, 3.1.2); more of it gains nothing
+FOUND, LESS_FOUND = 0.5, 0.005  # ours: so much of the recall at FOUND may be given up
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def best_overlaps(objects: Objects, layout: Layout) -> np.ndarray:
 
 
 def fit(objects: Objects, current: Layout, *, num_ratios: int | None = None) -> Layout:
-    """Anchors of the same kind and number that overlap the objects more, on average; `current` if there are none.
+    """Anchors of the same kind and number that overlap the objects more, on average and up to ENOUGH, without losing
+    recall at FOUND; `current` if there are none.
 
     Ratios start as the middles of clusters of the objects' own ratios, sizes as their quantiles (a pyramid's and
     RetinaNet's first size on a grid); then each is moved while that helps.
@@ -130,15 +133,30 @@ def fit(objects: Objects, current: Layout, *, num_ratios: int | None = None) -> 
             np.round(np.geomspace(max(4, np.quantile(root, 0.01) / 2), np.quantile(root, 0.6) + 4, 16))
         )
         starts = [tuple(first * steps) for first in firsts]
-    best, score = current, float(best_overlaps(objects, current).mean())
-    kept = score
+    overlaps = best_overlaps(objects, current)
+    floor = float((overlaps >= FOUND).mean()) - LESS_FOUND if num_ratios is None else 0.0
+    best, score = current, mean_overlap(overlaps)
+    kept = score if num_ratios is None else -1.0  # of another number of ratios the best is wanted in any case
+    if num_ratios is not None:
+        score = -1.0
     for sizes in starts:
         tried = _rounded(replace(current, sizes=sizes, ratios=ratios))
-        value = float(best_overlaps(objects, tried).mean())
+        value = _value(objects, tried, floor)
         if value > score:
             best, score = tried, value
-    best, score = _climb(objects, best, score)
-    return best if score >= kept + LEAST_GAIN or num_ratios is not None else current
+    best, score = _climb(objects, best, score, floor)
+    return best if score >= kept + LEAST_GAIN else current
+
+
+def mean_overlap(overlaps: np.ndarray) -> float:
+    """What is made as large as it goes: the mean of overlaps [N], each up to ENOUGH."""
+    return float(np.minimum(overlaps, ENOUGH).mean())
+
+
+def _value(objects: Objects, layout: Layout, floor: float) -> float:
+    """`mean_overlap`, or -1 where the recall at FOUND is below `floor`."""
+    overlaps = best_overlaps(objects, layout)
+    return mean_overlap(overlaps) if (overlaps >= FOUND).mean() >= floor else -1.0
 
 
 def cluster_ratios(ratios: np.ndarray, count: int) -> tuple[float, ...]:
@@ -159,21 +177,16 @@ def cluster_ratios(ratios: np.ndarray, count: int) -> tuple[float, ...]:
     return tuple(float(value) for value in np.exp(np.sort(middles)))
 
 
-def _climb(objects: Objects, layout: Layout, score: float) -> tuple[Layout, float]:
-    """Move one number at a time while the mean best overlap grows."""
+def _climb(objects: Objects, layout: Layout, score: float, floor: float) -> tuple[Layout, float]:
+    """Move one number at a time while that helps."""
     for _ in range(ROUNDS):
         before = score
         for changed in _neighbours(layout):
-            value = float(best_overlaps(objects, changed).mean())
+            value = _value(objects, changed, floor)
             if value > score + 1e-6:
                 layout, score = changed, value
-                break
         if score == before:
             break
-        for changed in _neighbours(layout):
-            value = float(best_overlaps(objects, changed).mean())
-            if value > score + 1e-6:
-                layout, score = changed, value
     return layout, score
 
 

@@ -12,7 +12,15 @@ from ruamel.yaml import YAML
 
 from detectune.cli.main import main
 from detectune.config.load import load_config
-from detectune.data.anchor_fit import Layout, Objects, best_overlaps, cluster_ratios, fit, network_objects
+from detectune.data.anchor_fit import (
+    Layout,
+    Objects,
+    best_overlaps,
+    cluster_ratios,
+    fit,
+    mean_overlap,
+    network_objects,
+)
 from detectune.ops.anchors import grid_anchors
 from detectune.ops.boxes import box_iou
 from detectune.structures import Record
@@ -64,6 +72,17 @@ def test_anchors_that_objects_were_made_for_are_found() -> None:
     assert (after >= 0.7).mean() > 0.8 > 0.5 > (before >= 0.7).mean()
 
 
+def test_no_recall_is_given_up_for_a_better_mean() -> None:
+    """Half of the objects fit the current anchors badly but are found; anchors for the other half alone lose them."""
+    objects = made_for([20, 70], [1.0])
+    current = Layout("one level", (8,), (34.0,), (1.0,))
+    assert fit(objects, Layout("one level", (8,), (30.0, 60.0), (1.0,))).sizes == pytest.approx(
+        (20, 70), rel=0.12
+    )
+    before, after = best_overlaps(objects, current), best_overlaps(objects, fit(objects, current))
+    assert (after >= 0.5).mean() >= (before >= 0.5).mean() - 0.005
+
+
 def test_sizes_of_one_level() -> None:
     objects = made_for([20, 60, 110], [1.0])
     found = fit(objects, Layout("one level", (8,), (128.0, 256.0, 512.0), (1.0,)))
@@ -81,13 +100,12 @@ def test_retinanet_scales_are_whole_strides() -> None:
     current = Layout("retinanet", (8, 16, 32), (32.0, 32 * octave, 32 * octave**2), (0.5, 1.0, 2.0))
     objects = made_for([18, 24, 40], [1.0])
     found = fit(objects, current)
-    means = {
-        scale: best_overlaps(
-            objects,
-            Layout("retinanet", (8, 16, 32), tuple(8 * scale * octave**i for i in range(3)), found.ratios),
-        ).mean()
-        for scale in range(1, 7)
-    }
+    means = {}
+    recall = (best_overlaps(objects, current) >= 0.5).mean()
+    for scale in range(1, 7):
+        sizes = tuple(8 * scale * octave**i for i in range(3))
+        best = best_overlaps(objects, Layout("retinanet", (8, 16, 32), sizes, found.ratios))
+        means[scale] = mean_overlap(best) if (best >= 0.5).mean() >= recall - 0.005 else 0.0
     assert found.sizes[0] == 8 * max(means, key=lambda scale: means[scale]) != 32
     assert found.sizes[1] == pytest.approx(found.sizes[0] * octave)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ from detectune.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from detectune.config.load import Config
     from detectune.tuner.history import History
@@ -71,6 +71,41 @@ def stored_plan(folder: Path) -> Plan | None:
     return Plan(**{**content, "factors": tuple(content["factors"])})
 
 
+def follow_plan(
+    spec: Spec,
+    base: Config,
+    folder: Path,
+    *,
+    plan: Plan,
+    workers: int,
+    pool: Pool,
+    log: Callable[[str], None],
+    changed: Callable[[History], None],
+) -> None:
+    """Rounds, or a search and its confirmation, in one pool; then the pages and the verdict."""
+    from detectune.cli.report import read_verdict, write_page
+    from detectune.cli.study_table import print_study
+    from detectune.tuner.rounds import run_rounds
+    from detectune.tuner.session import run_study
+
+    if plan.rounds:
+        verdict = run_rounds(
+            spec, base, folder, plan=plan, workers=workers, log=log, pool=pool, changed=changed
+        )
+        for part in verdict["rounds"]:
+            write_page(folder / part["folder"])  # to which the page of them all links
+        print(f"Report: {write_page(folder)}", flush=True)
+        print_verdict(verdict, folder)
+        return
+    history = run_study(
+        spec, base, folder, workers=workers, log=log, make_pool=lambda: nullcontext(pool), changed=changed
+    )
+    print_study(history, folder)
+    confirm_study(folder, spec, history, base, plan, workers=workers, pool=pool, log=log)
+    print(f"Report: {write_page(folder)}", flush=True)
+    print_verdict(read_verdict(folder), folder)
+
+
 def confirm_study(
     folder: Path,
     spec: Spec,
@@ -79,7 +114,7 @@ def confirm_study(
     plan: Plan,
     *,
     workers: int,
-    make_pool: Callable[[], AbstractContextManager[Pool]],
+    pool: Pool,
     log: Callable[[str], None],
 ) -> None:
     """Run the best of a finished study and its base again, with new seeds."""
@@ -91,12 +126,11 @@ def confirm_study(
         return
     log(f"Confirmation: the best {len(candidates) - 1} and the base, {plan.seeds} new seeds each")
     objective = spec.objectives[0]
-    with make_pool() as pool:
-        confirm(
-            folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",
-            seeds=plan.seeds, study_seed=spec.seed, pool=pool, workers=workers, log=log, factors=plan.factors,
-            base_rate=base.SOLVER.BASE_LR,
-        )  # fmt: skip
+    confirm(
+        folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",
+        seeds=plan.seeds, study_seed=spec.seed, pool=pool, workers=workers, log=log, factors=plan.factors,
+        base_rate=base.SOLVER.BASE_LR,
+    )  # fmt: skip
 
 
 def print_verdict(verdict: dict[str, Any], folder: Path) -> None:

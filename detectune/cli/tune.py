@@ -125,7 +125,7 @@ def tune(
 
     The same command again goes on where an interrupted study stopped; --trials is the total.
     """
-    from detectune.cli.method import confirm_study, make_plan, print_verdict, stored_plan
+    from detectune.cli.method import follow_plan, make_plan, print_verdict, stored_plan
     from detectune.cli.report import read_verdict, write_page
     from detectune.cli.study_table import print_study
     from detectune.report.study import is_study
@@ -187,25 +187,18 @@ def tune(
         return RayPool(ray, request.workers or 1)
 
     print(f"Study directory: {folder}", flush=True)
-    if plan is not None and plan.rounds:
-        from detectune.tuner.rounds import run_rounds
-
-        assert spec is not None and base is not None  # there is no --join
-        verdict = run_rounds(
-            spec, base, folder, plan=plan, workers=workers, log=_log, make_pool=make_pool, changed=_Progress()
-        )
-        for part in verdict["rounds"]:
-            write_page(folder / part["folder"])  # to which the page of them all links
-        print(f"Report: {write_page(folder)}", flush=True)
-        print_verdict(verdict, folder)
+    if plan is not None and spec is not None and base is not None:  # there is no --join
+        if plan.rounds:
+            plan.trials_of(spec.trials)  # too few are refused before a worker starts
+        with make_pool() as pool:
+            follow_plan(
+                spec, base, folder, plan=plan, workers=workers, pool=pool, log=_log, changed=_Progress()
+            )
         return
     history = run_study(
-        spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool,
-        changed=_Progress(),
-    )  # fmt: skip
+        spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
+    )
     print_study(history, folder)
-    if plan is not None and spec is not None and base is not None:
-        confirm_study(folder, spec, history, base, plan, workers=workers, make_pool=make_pool, log=_log)
     if is_study(folder):  # a machine that joined may hold nothing of the study itself
         print(f"Report: {write_page(folder)}", flush=True)
         print_verdict(read_verdict(folder), folder)

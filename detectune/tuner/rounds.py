@@ -44,8 +44,6 @@ FINAL = "final"
 PLAN = "plan.json"
 MAY_CHANGE = ("minutes", "trial_minutes")
 
-MakePool = Callable[[], contextlib.AbstractContextManager[Pool]]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,10 +63,19 @@ class Plan:
     factors: tuple[float, ...] = ()
 
     def trials_of(self, total: int) -> list[int]:
-        """Of `total` trials, those of each round: the first explores the whole space and gets most."""
+        """Of `total` trials, those of each round: the first explores the whole space and gets most.
+
+        Raises:
+            UserError: if a round would have too few.
+        """
         first = total if self.rounds == 1 else max(1, round(at.FIRST_ROUND * total))
         rest = total - first
         later = [rest // (self.rounds - 1) + (i < rest % (self.rounds - 1)) for i in range(self.rounds - 1)]
+        if min([first, *later]) < at.ROUND_LEAST:
+            raise UserError(
+                f"{total} trials are too few for {self.rounds} rounds, which need {at.ROUND_LEAST} each; raise "
+                "--trials or lower --rounds."
+            )
         return [first, *later]
 
 
@@ -80,7 +87,7 @@ def run_rounds(
     plan: Plan,
     workers: int,
     log: Callable[[str], None],
-    make_pool: MakePool,
+    pool: Pool,
     changed: Callable[[History], None] = lambda _: None,
 ) -> dict[str, Any]:
     """All rounds of a study in `folder`; what verdict.json holds.
@@ -90,11 +97,6 @@ def run_rounds(
         StudyInterruptedError: after Ctrl-C.
     """
     counts = plan.trials_of(spec.trials)
-    if min(counts) < at.ROUND_LEAST:
-        raise UserError(
-            f"{spec.trials} trials are too few for {plan.rounds} rounds, which need {at.ROUND_LEAST} each; raise "
-            "--trials or lower --rounds."
-        )
     with held(folder):
         _keep_question(folder, spec, plan)
         write_text(folder / BASE, base.to_yaml())
@@ -110,8 +112,8 @@ def run_rounds(
                     spec, name=f"{spec.name}, round {number}", space=space, trials=count, seed=spec.seed + number - 1,
                     sampler=spec.sampler if last else "sobol", minutes=_left(spec, folder, number),
                 ),
-                shortened(base, short, searched=space.keys), place, workers=workers, log=log, make_pool=make_pool,
-                changed=changed,
+                shortened(base, short, searched=space.keys), place, workers=workers, log=log,
+                make_pool=lambda: contextlib.nullcontext(pool), changed=changed,
             )  # fmt: skip
             earlier = sum(len(part.history.trials) for part in done)
             gates = judge(history, read_curves(place, history))[:-1]  # the question comes last, once
@@ -134,7 +136,7 @@ def run_rounds(
             if number == plan.rounds - 1 and too_short:
                 short = min(1.0, 2 * short)
             _write(folder, spec, base, done, records)
-        confirmed = _confirm(spec, base, folder, done, plan, workers=workers, log=log, make_pool=make_pool)
+        confirmed = _confirm(spec, base, folder, done, plan, workers=workers, log=log, pool=pool)
         return _finish(folder, spec, base, done, records, confirmed)
 
 
@@ -156,7 +158,7 @@ def _confirm(
     *,
     workers: int,
     log: Callable[[str], None],
-    make_pool: MakePool,
+    pool: Pool,
 ) -> dict[str, Any] | None:
     """Run the best again, and at full length the winner; None if there is no trial to run again."""
     objective, last = spec.objectives[0], done[-1]
@@ -168,12 +170,11 @@ def _confirm(
     if len(candidates) == 1:
         return None
     log(f"Confirmation: the best {len(candidates) - 1} and the base, {plan.seeds} new seeds each")
-    with make_pool() as pool:
-        found = confirm(
-            folder / last.folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",
-            seeds=plan.seeds, study_seed=spec.seed, pool=pool, workers=workers, log=log, factors=plan.factors,
-            base_rate=base.SOLVER.BASE_LR,
-        )  # fmt: skip
+    found = confirm(
+        folder / last.folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",
+        seeds=plan.seeds, study_seed=spec.seed, pool=pool, workers=workers, log=log, factors=plan.factors,
+        base_rate=base.SOLVER.BASE_LR,
+    )  # fmt: skip
     log(f"  {found['conclusion']}")
     if last.length >= 1 or not found["change"]:
         return found
@@ -182,12 +183,11 @@ def _confirm(
     final.mkdir(exist_ok=True)
     write_text(final / BASE, base.to_yaml())
     log(f"At full length: {winner['name']} and the base, {plan.seeds} seeds each")
-    with make_pool() as pool:
-        whole = confirm(
-            final, [candidates[0], Candidate(winner["name"], winner["trial"], winner["params"])],
-            metric=objective.metric, maximize=objective.direction == "maximize", seeds=plan.seeds,
-            study_seed=spec.seed + plan.rounds, pool=pool, workers=workers, log=log,
-        )  # fmt: skip
+    whole = confirm(
+        final, [candidates[0], Candidate(winner["name"], winner["trial"], winner["params"])],
+        metric=objective.metric, maximize=objective.direction == "maximize", seeds=plan.seeds,
+        study_seed=spec.seed + plan.rounds, pool=pool, workers=workers, log=log,
+    )  # fmt: skip
     log(f"  {whole['conclusion']}")
     return whole | ({"above": found["above"]} if "above" in found else {}) | {"short": found}
 

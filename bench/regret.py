@@ -1,6 +1,7 @@
 """Regret of the tuner's default strategy against plain random search and plain TPE, with the same budget of steps.
 
-The tasks are surrogates (`regret_tasks.py`), the sampler and the pruner those that a study takes. A trial costs the
+The tasks are surrogates (`regret_tasks.py`), sampler and pruners those of studies: `detectune` is `detectune tune` with
+`--pruner asha`, `detectune, no pruner` is what it does without. A trial costs the
 steps that it runs: one that is pruned or diverges costs less. At every point of the budget the incumbent is the
 complete trial with the best noisy last score, as a study would choose it; its regret is what it lacks of the optimum
 in its score without noise, in units of (optimum - median of random configurations).
@@ -54,10 +55,9 @@ STRATEGIES: dict[str, Callable[[Task, int, int], tuple[BaseSampler, Pruner]]] = 
     "random": lambda task, seed, n: (optuna.samplers.RandomSampler(seed=seed), optuna.pruners.NopPruner()),
     "tpe": lambda task, seed, n: (optuna.samplers.TPESampler(seed=seed), optuna.pruners.NopPruner()),
     "detectune": lambda task, seed, n: (staged(task, seed, n, "auto"), asha()),
-    # Parts of the default, for the choice between them.
     "random+asha": lambda task, seed, n: (optuna.samplers.RandomSampler(seed=seed), asha()),
     "staged tpe+asha": lambda task, seed, n: (staged(task, seed, n, "tpe"), asha()),
-    "staged auto": lambda task, seed, n: (staged(task, seed, n, "auto"), optuna.pruners.NopPruner()),
+    "detectune, no pruner": lambda task, seed, n: (staged(task, seed, n, "auto"), optuna.pruners.NopPruner()),
 }
 COMPARED = ("random", "tpe", "detectune")
 

@@ -55,17 +55,21 @@ class Task:
         return float(clean[-1]) if len(clean) == EVALUATIONS else -math.inf
 
     @cached_property
-    def finals(self) -> np.ndarray:
-        """Final scores of 1024 configurations spread evenly, sorted: what random search draws from."""
+    def spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """1024 configurations spread evenly, as points of the unit cube, and their final scores."""
         points = qmc.Sobol(len(self.distributions), seed=12345).random(1024)
-        return np.sort([self.final(from_unit(self.distributions, point)) for point in points])
+        return points, np.array([self.final(from_unit(self.distributions, point)) for point in points])
+
+    @cached_property
+    def finals(self) -> np.ndarray:
+        """Their scores, sorted: what random search draws from."""
+        return np.sort(self.spread[1])
 
     @cached_property
     def optimum(self) -> float:
         """The best of a long search: the 8 best of them, each improved by shrinking random steps."""
         draws = np.random.default_rng([self.seed, 99])
-        points = qmc.Sobol(len(self.distributions), seed=12345).random(1024)
-        scores = np.array([self.final(from_unit(self.distributions, point)) for point in points])
+        points, scores = self.spread
         best = scores.max()
         for index in np.argsort(scores)[-8:]:
             point, score = points[index], scores[index]

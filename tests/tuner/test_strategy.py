@@ -126,6 +126,8 @@ def test_running_trials_are_avoided() -> None:
     assert second != first
 
 
-@pytest.mark.parametrize(("num_knobs", "total", "expected"), [(3, 60, 9), (8, 24, 8), (1, 100, 4), (2, 6, 4)])
-def test_exploration_takes_three_points_a_knob_but_a_third_at_most(num_knobs, total, expected) -> None:
+@pytest.mark.parametrize(
+    ("num_knobs", "total", "expected"), [(3, 60, 6), (8, 48, 8), (8, 24, 4), (1, 100, 4), (2, 6, 4)]
+)
+def test_exploration_takes_two_points_a_knob_but_a_sixth_at_most(num_knobs, total, expected) -> None:
     assert exploring(num_knobs, total=total) == expected

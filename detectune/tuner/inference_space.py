@@ -98,16 +98,20 @@ def outputs_config(base: Config, reach: Reach) -> Config:
 
 
 def origin_of(base: Config, space_keys: Sequence[str]) -> dict[str, Any]:
-    """The settings on which raw outputs depend: those of the network and of what it sees."""
+    """The settings on which raw outputs depend, those of the network and of what it sees, where they differ from the
+    defaults: so outputs outlive a version with new keys.
+    """
     sections = (
         "MODEL", "RESNETS", "FPN", "GROUP_NORM", "RPN", "FAST_RCNN", "CASCADE", "MRCNN", "KRCNN", "RFCN", "RETINANET",
-        "TEST", "INPUT",
+        "TEST", "INPUT", "PIXEL_MEANS", "BBOX_XFORM_CLIP", "DEDUP_BOXES",
     )  # fmt: skip
     free = {*SUPPRESSION, *VOTING, *space_keys, "TEST.SCORE_THRESH", "TEST.RPN_POST_NMS_TOP_N"}
     free |= {"RETINANET.INFERENCE_TH", "RETINANET.PRE_NMS_TOP_N", "TEST.WEIGHTS", "TEST.RPN_PRE_NMS_TOP_N"}
-    flat = base.flat()
-    kept = {key: value for key, value in flat.items() if key.split(".")[0] in sections and key not in free}
-    return kept | {key: flat[key] for key in ("PIXEL_MEANS", "BBOX_XFORM_CLIP", "DEDUP_BOXES")}
+    return {
+        key: value
+        for key, (_, value) in base.diff().items()
+        if key.split(".")[0] in sections and key not in free
+    }
 
 
 def _completed(entry: Entry, base: Config, keys: set[str], task: str) -> Entry:

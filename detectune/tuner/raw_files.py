@@ -73,7 +73,8 @@ class RawFiles:
             write_text(file, json.dumps(made, indent=1) + "\n")
             return
         content = _read(file)
-        other = [key for key in origin if content["origin"].get(key) != json.loads(json.dumps(origin[key]))]
+        before, now = content["origin"], json.loads(json.dumps(dict(origin)))
+        other = [key for key in {**now, **before} if before.get(key) != now.get(key)]
         if other:
             raise UserError(
                 f"{folder} holds the raw outputs of another network or data set ({', '.join(other[:3])} differ); give "

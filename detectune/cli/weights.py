@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,11 +56,19 @@ def convert(
             "(.pth). Default: the one that OUT's ending stands for.",
         ),
     ] = "",
+    rgb: Annotated[
+        bool,
+        typer.Option(
+            "--rgb",
+            help="IN is of detectron2 and reads RGB (its INPUT.FORMAT), which no file says of itself.",
+        ),
+    ] = False,
 ) -> None:
     """Write weights in the layout of another program."""
     from detectune.engine.converting import convert_weights
 
-    print(convert_weights(_local(source), target.expanduser(), format=format_))
+    colours: Literal["RGB", "auto"] = "RGB" if rgb else "auto"
+    print(convert_weights(_local(source), target.expanduser(), format=format_, colours=colours))
 
 
 def _local(named: str) -> Path:

@@ -13,7 +13,7 @@ from detectune.config.catalogue import KNOBS
 from detectune.config.load import config_from_text
 from detectune.config.tree import Config
 from detectune.errors import UserError
-from detectune.weights.files import Loaded, load_file
+from detectune.weights.files import Colours, Loaded, load_file
 from detectune.weights.native import save_weights
 from detectune.weights.writing import (
     detectron2_pickle,
@@ -34,13 +34,14 @@ _BOX_WEIGHTS = {"MODEL": {"BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0]}}
 _NO_DIVISION = (1.0, 1.0, 1.0)
 
 
-def convert_weights(source: Path, target: Path, *, format: str = "") -> str:
+def convert_weights(source: Path, target: Path, *, format: str = "", colours: Colours = "auto") -> str:
     """Read `source`, of any kind, write `target` and say in a sentence what was done.
 
     Args:
         source: weights of any kind; a checkpoint of a run also has momentum, which Detectron's files keep.
         target: the file to write.
         format: one of FORMATS; where empty, the ending of `target` tells if it can.
+        colours: which the first layer of detectron2's weights reads; see `read_weights`.
 
     Raises:
         UserError: if the format is unknown, does not fit the ending, or has no place for some of the weights.
@@ -48,7 +49,7 @@ def convert_weights(source: Path, target: Path, *, format: str = "") -> str:
         OutputError: if `target` cannot be written.
     """
     format = choose_format(target, format)
-    loaded = load_file(source)
+    loaded = load_file(source, colours=colours)
     if format == "detectune":
         save_weights(target, loaded.state, our_metadata(loaded))
     elif format == "detectron":

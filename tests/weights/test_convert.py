@@ -121,6 +121,8 @@ def test_a_model_of_an_rgb_file_goes_back_in_rgb(tmp_path: Path) -> None:
         assert torch.equal(
             load_file(tmp_path / "model.pth", colours=colours).state[name], state_of(family)[name]
         )
+        convert_weights(tmp_path / "model.pth", tmp_path / "back.safetensors", colours=colours)
+        assert torch.equal(load_file(tmp_path / "back.safetensors").state[name], state_of(family)[name])
 
 
 NEW_PARTS = {

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from detectune.errors import UserError
 from detectune.tuner.history import History
 from detectune.tuner.outcomes import Halt, Outcome
 from detectune.tuner.space import Entry, make_space
+from detectune.tuner.spec import Request, as_document, complete, differences, from_document
 from detectune.tuner.trial_job import Job
 
 KNOBS = "SOLVER.BASE_LR,SOLVER.MOMENTUM"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found through /proc")
 def test_a_population_is_killed_whole_and_in_part_and_accounts_for_every_trial(
     digits: Path, tune: Callable[..., str], history_of: Callable[[Path], History]
@@ -73,7 +76,6 @@ def test_a_population_is_killed_whole_and_in_part_and_accounts_for_every_trial(
     assert "6 trials have ended" in tune(*words[:8], "7", *words[9:])
     after = ends(folder)
     assert {number: after[number] for number in before} == before and len(after) == 7
-    assert "population was 4, is 0" in tune(*words[:3], *words[5:], code=2)
 
 
 def checkpoints(folder: Path, trials: range) -> int:
@@ -183,3 +185,16 @@ def test_knobs_of_a_population_pass(digits: Path) -> None:
     keys = ("SOLVER.BASE_LR", "SOLVER.MOMENTUM", "SOLVER.WEIGHT_DECAY", "CLASSIFIER.LABEL_SMOOTHING")
     entries = [Entry(key, {}, "") for key in keys] + [Entry("CLASSIFIER.LAYERS", {"choices": dropout}, "")]
     check_population(make_space(entries, base), base)
+
+
+def test_a_study_of_populations_stays_one(digits: Path) -> None:
+    base = load_config(digits)
+    shared: dict[str, Any] = {"default_name": "s", "default_metric": "classification/accuracy"}
+    spec = complete(Request(knobs=[Entry("SOLVER.BASE_LR", {}, "")], population=4), base, **shared)
+    assert from_document(as_document(spec)) == spec
+    assert differences(spec, replace(spec, population=8)) == []  # the checkpoints are still those of members
+    assert differences(spec, replace(spec, population=0)) == ["population was 4, is 0"]
+    with pytest.raises(UserError, match="take the pruner none"):
+        complete(
+            Request(knobs=[Entry("SOLVER.BASE_LR", {}, "")], population=4, pruner="asha"), base, **shared
+        )

@@ -21,6 +21,7 @@ from table import Row
 import detectune.data.loader
 import detectune.engine.solver
 import detectune.models.build_heads
+import detectune.models.build_rules
 import detectune.models.build_two_stage
 from detectune.config.catalogue import KNOBS
 from detectune.config.tree import Config
@@ -134,10 +135,10 @@ def ignoring(real: Any, **fixed: Any) -> Callable[..., Any]:
 CUT: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "TRAIN.RPN_POSITIVE_OVERLAP": (detectune.models.build_two_stage, "RpnSampling", {"high": 0.7}),
     "TRAIN.FG_FRACTION": (detectune.models.build_two_stage, "RegionSampling", {"fg_fraction": 0.25}),
-    "TEST.NMS": (detectune.models.build_two_stage, "DetectionRule", {"nms_thresh": 0.5}),
+    "TEST.NMS": (detectune.models.build_rules, "DetectionRule", {"nms_thresh": 0.5}),
     "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": (detectune.models.build_two_stage, "RoiPooler", {"sampling_ratio": 2}),
     "MRCNN.WEIGHT_LOSS_MASK": (detectune.models.build_heads, "MaskHead", {"loss_weight": 1.0}),
-    "TEST.SOFT_NMS.ENABLED": (detectune.models.build_two_stage, "build_suppression", {}),
+    "TEST.SOFT_NMS.ENABLED": (detectune.models.build_rules, "build_suppression", {}),
     "TRAIN.MAX_SIZE": (detectune.data.loader, "Augmentation", {"max_size": 1000}),
     "TEST.SCALE": (detectune.data.loader, "Move", {"short_side": 96}),
     "SOLVER.BASE_LR": (detectune.engine.solver, "Schedule", {"base_lr": 0.05}),

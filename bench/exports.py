@@ -27,6 +27,7 @@ from detectune.config.load import Config, load_config
 from detectune.engine.export import export_detector, load_program, program_inputs
 from detectune.engine.inference import Predictor, numbered_classes
 from detectune.models.build import build_detector
+from detectune.models.retinanet import RetinaNet
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "12_2017_baselines"
 NARROW: dict[str, Any] = {
@@ -83,10 +84,27 @@ def speaking(model: nn.Module) -> nn.Module:
         if sharp or name.endswith(("bbox_pred.weight", "deltas.weight")):
             scale = (4.0 if sharp else 0.2) / value[0].numel() ** 0.5
             value.data = torch.randn(value.shape, generator=generator) * scale
-        elif name.startswith("head.") and "_conv" in name and name.endswith("weight"):
-            # fresh towers of RetinaNet let nothing through, so that all scores would tie
-            value.data = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
+    if isinstance(model, RetinaNet):
+        steady_scores(model, generator)
     return model.eval()
+
+
+@torch.no_grad()
+def steady_scores(model: RetinaNet, generator: torch.Generator) -> None:
+    """Towers that let something through, and predictors whose outputs neither tie nor saturate."""
+    for name, value in model.head.named_parameters():
+        if "_conv" in name and name.endswith("weight"):
+            value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
+    maps = {level: torch.randn(1, model.backbone.fpn.dim, 16, 16, generator=generator) for level in (3, 4)}
+    scale = float(
+        torch.stack(
+            [f.std() for f in model.backbone(torch.randn(1, 3, 128, 128, generator=generator)).values()]
+        ).mean()
+    )
+    out = model.head({level: scale * x for level, x in maps.items()})
+    bias = model.head.cls_score.bias
+    model.head.cls_score.weight.mul_(1.5 / (out.logits - bias.mean()).std())
+    model.head.bbox_pred.weight.mul_(0.2 / out.deltas.std())
 
 
 def image_of(height: int, width: int) -> np.ndarray:

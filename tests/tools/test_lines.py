@@ -138,7 +138,8 @@ def test_infer_takes_several_models(trained: Path, work: Path, tool) -> None:
 def test_weights_in_detectrons_own_file_find_the_same(trained: Path, work: Path, tool) -> None:
     state, _ = load_weights(trained)
     blobs = {name: value.numpy() for name, value in to_detectron(state).items()}
-    (work / "detectron.pkl").write_bytes(dump_pickle({"blobs": blobs, "cfg": "NUM_GPUS: 1\n"}))
+    cfg = "MODEL: {BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]}\n"  # without it these would be a model of 2017
+    (work / "detectron.pkl").write_bytes(dump_pickle({"blobs": blobs, "cfg": cfg}))
     image = next((work / "photos").glob("*.jpg"))
     for weights, folder in ((trained, "by_ours"), (work / "detectron.pkl", "by_theirs")):
         words = (

@@ -152,6 +152,7 @@ class Tiny:
         dataset: str,
         team: Team,
         log: Callable[[str], None] = print,
+        used: Callable[[Any], object] = print,
     ) -> dict[str, float]:
         if self.notice:
             log(self.notice)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
@@ -90,10 +91,9 @@ def _parameter(dimension: Dimension, trial: Trial) -> Any:
     """The trial's value as Optuna's parameter; of a knob that does not exist in it the middle of the range."""
     if dimension.choices is not None:
         return label(trial.params.get(dimension.key, dimension.choices[0]))
-    assert dimension.low is not None and dimension.high is not None
-    low, high = dimension.low, dimension.high
-    if dimension.scale == "one_minus_log":
-        low, high = 1 - dimension.high, 1 - dimension.low
+    kind = distribution_of(dimension)
+    assert isinstance(kind, IntDistribution | FloatDistribution)
+    low, high = kind.low, kind.high  # of 1 - value where that is what Optuna sees, and rounded as there
     value = trial.params.get(dimension.key)
     if value is None:
         value = (low * high) ** 0.5 if dimension.scale != "linear" and low > 0 else (low + high) / 2

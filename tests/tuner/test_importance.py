@@ -87,3 +87,14 @@ def test_too_few_trials_say_so() -> None:
 def test_the_same_history_gives_the_same_numbers() -> None:
     assert importances(history(40), seed=3, resamplings=5) == importances(history(40), seed=3, resamplings=5)
     assert importances(history(40), seed=3, resamplings=5) != importances(history(40), seed=4, resamplings=5)
+
+
+def test_a_value_at_the_end_of_a_range_counted_from_one_is_in_it() -> None:
+    """1 - 0.9387 is 0.06130000000000002, and what the sampler knows as the end of that range is 0.0613."""
+    momentum = Dimension("SOLVER.MOMENTUM", "float", 0.9387, 0.99, "one_minus_log")
+    rows = [
+        Trial(k, {"SOLVER.MOMENTUM": 0.9387 if k % 2 else 0.99}, "complete", values=(float(k),))
+        for k in range(20)
+    ]
+    made = History("ends", (Objective("score", "maximize"),), Space((momentum,)), {}, tuple(rows))
+    assert shares(importances(made, resamplings=5))["SOLVER.MOMENTUM"]["importance"] == 1

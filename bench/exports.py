@@ -95,14 +95,12 @@ def steady_scores(model: RetinaNet, generator: torch.Generator) -> None:
     for name, value in model.head.named_parameters():
         if "_conv" in name and name.endswith("weight"):
             value.copy_(torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5)
-    maps = {level: torch.randn(1, model.backbone.fpn.dim, 16, 16, generator=generator) for level in (3, 4)}
-    scale = float(
-        torch.stack(
-            [f.std() for f in model.backbone(torch.randn(1, 3, 128, 128, generator=generator)).values()]
-        ).mean()
-    )
-    out = model.head({level: scale * x for level, x in maps.items()})
+    features = model.backbone(torch.randn(1, 3, 128, 128, generator=generator))
+    scale, channels = torch.stack([f.std() for f in features.values()]).mean(), NARROW["FPN.DIM"]
+    maps = {level: scale * torch.randn(1, channels, 16, 16, generator=generator) for level in (3, 4)}
+    out = model.head(maps)
     bias = model.head.cls_score.bias
+    assert bias is not None
     model.head.cls_score.weight.mul_(1.5 / (out.logits - bias.mean()).std())
     model.head.bbox_pred.weight.mul_(0.2 / out.deltas.std())
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detectune.config.nesting import nested
+
 if TYPE_CHECKING:
     from detectune.config.load import Config
     from detectune.data.anchor_fit import Layout
@@ -47,7 +49,6 @@ def anchors(
     from detectune.data.formats import read_places
     from detectune.data.loader import RESIZE
     from detectune.errors import DataError
-    from detectune.tuner.posthoc_files import nested
     from detectune.tuner.spec import to_yaml
 
     settings = load_config(find_config(config))

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from detectune.config.nesting import nested
+
 _TRAINED: dict[str, Any] = {
     "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.BASE_LR": 0.02,
@@ -207,11 +209,4 @@ def zoo_name(name: str) -> str | None:
 
 def zoo_tree(name: str) -> dict[str, Any]:
     """The keys of a configuration as a YAML file of detectron2 would hold them."""
-    tree: dict[str, Any] = {"VERSION": 2}
-    for key, value in ZOO[name].items():
-        *sections, last = key.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = value
-    return tree
+    return {"VERSION": 2, **nested(ZOO[name])}

@@ -24,6 +24,7 @@ from detectune.config.catalogue import KNOBS
 from detectune.config.detectron2 import from_document, is_detectron2
 from detectune.config.detectron2_zoo import zoo_name, zoo_tree
 from detectune.config.legacy import infer
+from detectune.config.nesting import nested
 from detectune.config.rules import contradictions
 from detectune.config.settings import (
     DATASETS,
@@ -102,10 +103,7 @@ def dump_yaml(config: Config) -> str:
 
 def dump_diff(config: Config) -> str:
     """What differs from the defaults as YAML that loads back equal; `{}` when nothing does."""
-    tree: dict[str, Any] = {}
-    for key, (_, value) in config.diff().items():
-        _plant(tree, key, value)
-    return _to_yaml(tree)
+    return _to_yaml(nested({key: value for key, (_, value) in config.diff().items()}))
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -177,7 +175,7 @@ def _build(
         places |= {setting.key: setting.place for setting in layer.settings}
     if problems:
         raise ConfigError(problems)
-    config = Config.model_validate(_nest(values | infer(values)))
+    config = Config.model_validate(nested(values | infer(values)))
     problems = [f"{_place_of(sentence, places, source)}: {sentence}" for sentence in contradictions(config)]
     if problems:
         raise ConfigError(problems)
@@ -203,7 +201,7 @@ def _check(
         origins[setting.path if setting.key == DATASETS else (setting.key,)] = setting.origin
     problems: dict[str, Problem] = {}
     try:
-        Config.model_validate(_nest(values))
+        Config.model_validate(nested(values))
     except ValidationError as invalid:
         for error in invalid.errors(include_url=False):
             path = tuple(map(str, error["loc"]))
@@ -231,20 +229,6 @@ def _place_of(sentence: str, places: Mapping[str, str], source: str | None) -> s
         if key in places:
             return places[key]
     return source or "configuration"
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        _plant(tree, key, value)
-    return tree
-
-
-def _plant(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-    tree[name] = value
 
 
 PLAIN = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detectune.config.catalogue import KNOBS
 from detectune.config.load import config_from_text
+from detectune.config.nesting import nested
 from detectune.config.tree import Config
 from detectune.errors import UserError
 from detectune.weights.files import Colours, Loaded, load_file
@@ -142,16 +143,9 @@ def _config(loaded: Loaded) -> Config | None:
 
 def _detectrons_keys(config: Config) -> dict[str, Any]:
     """The tree without the keys that Detectron does not have."""
-    tree: dict[str, Any] = {}
-    for key, value in config.flat().items():
-        if KNOBS[key].source.startswith("ours"):
-            continue
-        *sections, name = key.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = value
-    return tree
+    return nested(
+        {key: value for key, value in config.flat().items() if not KNOBS[key].source.startswith("ours")}
+    )
 
 
 def _upscale(state: Mapping[str, Tensor]) -> int:

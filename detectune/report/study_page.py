@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from detectune.config.nesting import nested
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.errors import OutputError, UserError
 from detectune.report.charts import significant, thin
@@ -182,15 +183,8 @@ def as_yaml(params: Mapping[str, Any]) -> str:
     """Dotted keys as the nested YAML that a configuration file holds."""
     from ruamel.yaml import YAML
 
-    tree: dict[str, Any] = {}
-    for key, value in params.items():
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[name] = value
     text = io.StringIO()
-    YAML().dump(tree, text)
+    YAML().dump(nested(params), text)
     return text.getvalue()
 
 

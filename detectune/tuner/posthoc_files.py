@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from detectune.config.nesting import nested
 from detectune.config.tree import Config
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.tuner.history import History, Objective, Space, Trial, as_json
@@ -58,18 +59,6 @@ def history_of(base: Config, tried: Sequence[Tried], *, name: str, metric: str, 
     )
     objective = Objective(metric, "maximize")
     return History(name, (objective,), space, {key: flat[key] for key in space.keys}, trials)
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Full keys as sections."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[last] = value
-    return tree
 
 
 def plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from alternation import RESULTS
@@ -114,6 +115,16 @@ def image_of(height: int, width: int) -> np.ndarray:
     )
 
 
+def paired(
+    found: dict[str, torch.Tensor], boxes: torch.Tensor, scores: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The program's detections in the order of the detector's: scores that are equal to rounding may change places."""
+    unlike = (found["scores"][None] - scores[:, None]).abs() > 1e-3
+    distance = (found["boxes"][None] - boxes[:, None]).abs().amax(2)
+    _, order = linear_sum_assignment((distance + 1e6 * unlike).numpy())
+    return {name: value[torch.from_numpy(order)] for name, value in found.items()}
+
+
 def differences(family: str, geometry: str, suffix: str, folder: Path) -> dict[str, Any]:
     """Largest differences over all images; `missing` counts detections that only one side has."""
     config = config_of(family, geometry)
@@ -133,6 +144,7 @@ def differences(family: str, geometry: str, suffix: str, folder: Path) -> dict[s
             continue
         if not len(wanted):
             continue
+        found = paired(found, wanted.boxes, wanted.scores)
         gaps = {"scores": found["scores"] - wanted.scores, "boxes_px": found["boxes"] - wanted.boxes}
         if wanted.keypoints is not None:
             gaps["keypoints_px"] = found["keypoints"][..., :2] - wanted.keypoints[..., :2]

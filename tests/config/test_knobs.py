@@ -27,6 +27,7 @@ from detectune.config.knob import (
     log,
     one_minus_log,
 )
+from detectune.config.nesting import nested
 from detectune.config.rules import contradictions
 from detectune.config.tree import Config
 
@@ -110,17 +111,6 @@ OWN = {
         (30.0, 30.0, 15.0, 15.0),
     ),
 }
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, name = key.split(".")
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[name] = value
-    return tree
 
 
 def build(flat: Mapping[str, Any]) -> Config:

@@ -152,7 +152,7 @@ class Tiny:
         dataset: str,
         team: Team,
         log: Callable[[str], None] = print,
-        used: Callable[[Any], object] = print,
+        used: Callable[[Any], object] = lambda _: None,
     ) -> dict[str, float]:
         if self.notice:
             log(self.notice)

@@ -43,7 +43,8 @@ def infer(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Least score drawn and written. Default: drawn from VIS_TH on, written all.",
+            help="Least score drawn and written. Default: written all, drawn from VIS_TH on, or from the class's own "
+            "in TEST.SCORE_THRESH_PER_CLASS.",
         ),
     ] = None,
     proposals: Annotated[
@@ -100,7 +101,7 @@ def infer(
                 unreadable.append(str(error))
                 continue
             written = found if thresh is None else found[found.scores >= thresh]
-            drawn = written[written.scores >= settings.VIS_TH] if thresh is None else written
+            drawn = written if thresh is not None else written[predictor.shown(written, settings.VIS_TH)]
             rows += predictor.rows(written, image_id=number, file_name=name)
             draw(file, drawn, predictor.class_info, output / drawn_name(name))
             print(f"{number}/{len(files)}  {name}: {len(drawn)} drawn", flush=True)

@@ -59,6 +59,8 @@ def tune_inference(
 
 def verdict_text(verdict: Mapping[str, Any]) -> str:
     """Both halves' figures, what changes, and the sentence."""
+    from detectune.report.posthoc_page import CLASS_THRESHOLDS, WITHOUT_THRESHOLDS
+
     lines = [f"{verdict['metric']:<12}{'images':>8}{'before':>9}{'after':>9}{'gain':>9}   95 % interval"]
     for half, name in (("tune", "choosing"), ("report", "reporting")):
         d = verdict["halves"][half]
@@ -82,6 +84,10 @@ def verdict_text(verdict: Mapping[str, Any]) -> str:
             )
             threshold = "-" if row["threshold"] is None else f"{row['threshold']:.3f}"
             lines.append(f"{row['class'][:15]:<16}{threshold:>10}{values}")
+        lines += [
+            f"best.yaml has them as {CLASS_THRESHOLDS}: `infer` and `test` leave out what is below. The AP above is",
+            f"without them, as `test` gives it with {WITHOUT_THRESHOLDS}.",
+        ]
     return "\n".join([*lines, "", verdict["sentence"]])
 
 

@@ -104,9 +104,9 @@ class Knob:
     """One key of the configuration.
 
     `type` is the Python type by name: bool, int, float, str, tuple, list or mapping; `element` the type of a
-    sequence's members (nested lists: of the innermost). `range` and `choices` constrain the value, or the members
-    of a sequence. `stage` is what must be redone when the value changes. `obsolete` says what replaced a key that
-    is accepted but no longer does anything.
+    sequence's members (nested lists: of the innermost) or of a mapping's plain values. `range` and `choices` constrain
+    the value, or the members. `stage` is what must be redone when the value changes. `obsolete` says what replaced a
+    key that is accepted but no longer does anything.
     """
 
     key: str
@@ -247,17 +247,25 @@ def _describe(key: str, field: FieldInfo) -> Knob:
 
 
 def _peel(field: FieldInfo) -> tuple[str | None, Any, list[Any]]:
-    """(list, tuple or None; the innermost type; all constraints met on the way)."""
+    """(list, tuple, mapping or None; the innermost type; all constraints met on the way)."""
     container, kind, constraints = None, field.annotation, list(field.metadata)
-    while get_origin(kind) in (list, tuple, Annotated):
+    while get_origin(kind) in (list, tuple, Annotated) or _is_plain_mapping(kind):
         origin: Any = get_origin(kind)
         if origin is Annotated:
             for item in get_args(kind)[1:]:
                 constraints += item.metadata if isinstance(item, FieldInfo) else [item]
         else:
-            container = container or origin.__name__
-        kind = get_args(kind)[0]
+            container = container or ("mapping" if origin is dict else origin.__name__)
+        kind = get_args(kind)[1 if origin is dict else 0]
     return container, kind, constraints
+
+
+def _is_plain_mapping(kind: Any) -> bool:
+    """Names to single values; DATASETS, names to groups of them, is described as a whole."""
+    if get_origin(kind) is not dict:
+        return False
+    value = get_args(kind)[1]
+    return (get_args(value)[0] if get_origin(value) is Annotated else value) in (bool, int, float, str)
 
 
 def _range_of(constraints: list[Any]) -> Range | None:

@@ -41,8 +41,10 @@ def no_value(knob: Knob) -> str:
 def wrong_value(knob: Knob, error: Any) -> str:
     """The sentence for an error of pydantic (an `ErrorDetails`) about one knob's value."""
     inner = error["loc"][knob.key.count(".") + 1 :]
-    if knob.type == "mapping":
+    if knob.type == "mapping" and knob.element is None:
         return _wrong_data_set(knob, error, inner)
+    if knob.type == "mapping" and inner:
+        return f"{knob.key}: {inner[0]} must be {_allowed_member(knob)}, not {show(error['input'])}."
     name = knob.key + "".join(f"[{index}]" for index in inner if isinstance(index, int))
     value, kind = error["input"], error["type"]
     if kind == "string_pattern_mismatch":
@@ -53,18 +55,20 @@ def wrong_value(knob: Knob, error: Any) -> str:
         return f"{name} must be a list, such as {show(list(knob.default[0]))}, not {show(value)}."
     if kind in ("too_short", "too_long", "missing"):
         return f"{knob.key} has the wrong length; it must be {allowed(knob)}."
-    if knob.element is not None and not inner and WORD.fullmatch(str(value)):
+    if knob.type != "mapping" and knob.element is not None and not inner and WORD.fullmatch(str(value)):
         return f"{name} must be {allowed(knob, example=False)}, not {show(value)}; write [{value}]."
     return f"{name} must be {_allowed_member(knob) if inner else allowed(knob)}, not {show(value)}."
 
 
 def allowed(knob: Knob, *, example: bool = True) -> str:
     """Which values a knob takes, as it follows `must be`."""
-    if knob.type == "mapping":
+    if knob.type == "mapping" and knob.element is None:
         return "a mapping from names to {images: folder, annotations: file}"
     if knob.element is None:
         return _allowed_member(knob)
     bounds = f" {knob.range}" if knob.range else ""
+    if knob.type == "mapping":
+        return f"a mapping from names to {MEMBERS[knob.element]}{bounds}"
     members = f"of: {', '.join(map(str, knob.choices))}" if knob.choices else MEMBERS[knob.element] + bounds
     if knob.default and isinstance(knob.default[0], tuple):
         members = f"lists of {members}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -218,6 +218,16 @@ class Test(Section):
         ge=0,
         le=1,
         search=linear(0.001, 0.3),
+    )
+    SCORE_THRESH_PER_CLASS: dict[str, Annotated[float, Field(ge=0, le=1)]] = knob(
+        {},
+        "Least score of detections by class name, such as {cat: 0.4, dog: 0.7}; lower ones are dropped after "
+        "suppression, classes that are not named keep SCORE_THRESH. For use at one operating point: AP counts all "
+        "scores and falls. `tune --stage inference --operating-point f1` finds the numbers.",
+        kind="inference",
+        stage="inference",
+        unit="probability",
+        source="ours",
     )
     COMPETITION_MODE: bool = knob(
         True,

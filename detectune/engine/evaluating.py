@@ -15,6 +15,7 @@ import torch
 
 from detectune.data.labelled_loader import build_labelled_loader
 from detectune.data.loader import Loader, build_loader
+from detectune.engine.class_thresholds import class_thresholds
 from detectune.engine.hooks import Hook, HookLike
 from detectune.engine.publishing import save_published
 from detectune.engine.running import Run
@@ -149,7 +150,9 @@ def evaluate_with_validation_loss(run: Run, dataset: str) -> dict[str, float]:
 
 
 def check_test_data(run: Run) -> None:
-    """Read every test set now rather than after hours of training; its classes must be the training set's."""
+    """Read every test set now rather than after hours of training; its classes must be the training set's, and those
+    that TEST.SCORE_THRESH_PER_CLASS names among them.
+    """
     build = build_labelled_loader if run.config.MODEL.TYPE == "classifier" else build_loader
     for name in run.config.TEST.DATASETS:
         info = build(run.config, training=False, dataset=name).class_info
@@ -158,6 +161,7 @@ def check_test_data(run: Run) -> None:
                 f"TEST.DATASETS: {name} has the classes {', '.join(info.names)}, the training data has "
                 f"{', '.join(run.class_info.names)}; both must list the same categories."
             )
+    class_thresholds(run.config.TEST.SCORE_THRESH_PER_CLASS, run.class_info)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from detectune.data.loader import KEYPOINT_SHIFT, RESIZE, build_loader
 from detectune.data.named_proposals import NamedProposals
 from detectune.engine.acceleration import accelerate
 from detectune.engine.build_augmentation import build_augmentation
+from detectune.engine.class_thresholds import class_thresholds, reaching
 from detectune.engine.dialect import in_dialect_of, with_box_weights_of
 from detectune.engine.precision import choose_compute
 from detectune.errors import DataError, UserError, WeightsError
@@ -125,6 +126,7 @@ class Predictor:
 
     Raises:
         WeightsError: if the weights cannot be read or do not fit the configuration.
+        UserError: if TEST.SCORE_THRESH_PER_CLASS names a class that is none.
     """
 
     def __init__(
@@ -161,6 +163,11 @@ class Predictor:
         self.mask_thresh = config.MRCNN.THRESH_BINARIZE
         self._keypoint_shift = KEYPOINT_SHIFT[config.MODEL.GEOMETRY]
         self.keypoint_confidence = config.KRCNN.KEYPOINT_CONFIDENCE
+        self.least_scores = (  # by label, float64 [C + 1]; proposals have no classes
+            None
+            if config.MODEL.RPN_ONLY
+            else class_thresholds(config.TEST.SCORE_THRESH_PER_CLASS, self.class_info)
+        )
         self.augmented = build_augmentation(
             config,
             self.model,
@@ -218,12 +225,27 @@ class Predictor:
         if self.augmented is None:
             with torch.inference_mode():
                 found: list[Detections] = self.model.predict(images)
-            return found
-        originals = pixels or [load_image(info.file_name) for info in images.infos]
-        return [
-            self.augmented.predict(original, one)
-            for original, one in zip(originals, split_images(images, stride=self._stride), strict=True)
-        ]
+        else:
+            originals = pixels or [load_image(info.file_name) for info in images.infos]
+            found = [
+                self.augmented.predict(original, one)
+                for original, one in zip(originals, split_images(images, stride=self._stride), strict=True)
+            ]
+        return found if self.least_scores is None else [self._reaching(one) for one in found]
+
+    def _reaching(self, found: Detections) -> Detections:
+        assert self.least_scores is not None
+        stays = reaching(found.scores.cpu().numpy(), found.labels.cpu().numpy(), self.least_scores)
+        return found[torch.from_numpy(stays).to(found.scores.device)]
+
+    def shown(self, found: Detections, thresh: float) -> torch.Tensor:
+        """Which detections are worth drawing, bool [N]: those of `thresh` and above, and all that are left of a class
+        with a threshold of its own.
+        """
+        shown = found.scores >= thresh
+        if self.least_scores is not None:
+            shown |= torch.from_numpy(self.least_scores > 0)[found.labels]
+        return shown
 
     def rows(self, detections: Detections, *, image_id: int = 0, file_name: str = "") -> list[dict[str, Any]]:
         """COCO's result rows of one image; see `coco_rows`."""

@@ -38,6 +38,11 @@ def build_program(model: nn.Module, config: Config, *, suppress: ClassNms) -> Pr
             raise UserError(f"{key} is True, but {what} cannot be exported; set it to False.")
     if any(config.RESNETS.DEFORM_ON_PER_STAGE):
         raise UserError("RESNETS.DEFORM_ON_PER_STAGE is set, but deformable convolutions cannot be exported.")
+    if config.TEST.SCORE_THRESH_PER_CLASS:
+        raise UserError(
+            "TEST.SCORE_THRESH_PER_CLASS is set, but thresholds by class cannot be exported; set it to {} and compare "
+            "the program's scores with them."
+        )
     geometry = GEOMETRIES[config.MODEL.GEOMETRY]
     stride = config.FPN.COARSEST_STRIDE if config.FPN.FPN_ON else 1
     fused = fuse_for_inference(model, one_pass=False)

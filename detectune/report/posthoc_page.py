@@ -20,6 +20,8 @@ from detectune.report.lab_page import Section, write_lab_page
 
 HALVES = {"report": "reporting half", "tune": "tuning half"}
 WIDTH, ROW, LEFT = 360, 44, 10
+CLASS_THRESHOLDS = "TEST.SCORE_THRESH_PER_CLASS"
+WITHOUT_THRESHOLDS = f"{CLASS_THRESHOLDS}='{{}}'"
 
 
 def is_inference_study(folder: Path) -> bool:
@@ -60,6 +62,8 @@ def _verdict(verdict: Mapping[str, Any], folder: Path) -> Section:
              f"{_signed(d['low'])} to {_signed(d['high'])}"]
         )  # fmt: skip
     weights = verdict.get("weights", "WEIGHTS")
+    # AP was measured without the thresholds that best.yaml has.
+    without = f" {WITHOUT_THRESHOLDS}" if verdict.get("operating_point") else ""
     return Section(
         "Adopt" if verdict["decision"] == "adopt" else "Keep what you have",
         f"{verdict['settings']} settings were tried in {verdict['seconds']:.0f} s on one half of the images. The other "
@@ -69,7 +73,7 @@ def _verdict(verdict: Mapping[str, Any], folder: Path) -> Section:
         [gains_chart(verdict["metric"], verdict["halves"])],
         "Intervals by drawing images with replacement (bootstrap), before and after on the same draws. The tuning "
         "half's difference is too good by construction.",
-        f"detectune test {folder / 'best.yaml'} --weights {weights}",
+        f"detectune test {folder / 'best.yaml'}{without} --weights {weights}",
     )
 
 
@@ -142,7 +146,8 @@ def _points(verdict: Mapping[str, Any]) -> Section | None:
     return Section(
         f"Score thresholds for {point['goal']}",
         "For each class the score from which on its detections count, chosen on the tuning half; right is an overlap "
-        "of 0.5 with an object of the class.",
+        f"of 0.5 with an object of the class. best.yaml has them as {CLASS_THRESHOLDS}: `detectune infer` and `test` "
+        "leave out what is below.",
         heads,
         rows,
     )

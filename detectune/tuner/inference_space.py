@@ -7,6 +7,7 @@ from typing import Any
 
 from detectune.config.catalogue import KNOBS
 from detectune.config.tree import Config
+from detectune.engine.class_thresholds import KEY as CLASS_THRESHOLDS
 from detectune.tuner.history import Dimension, Space
 from detectune.tuner.raw_files import Reach
 from detectune.tuner.space import Entry, make_space
@@ -105,7 +106,14 @@ def origin_of(base: Config, space_keys: Sequence[str]) -> dict[str, Any]:
         "MODEL", "RESNETS", "FPN", "GROUP_NORM", "RPN", "FAST_RCNN", "CASCADE", "MRCNN", "KRCNN", "RFCN", "RETINANET",
         "TEST", "INPUT", "PIXEL_MEANS", "BBOX_XFORM_CLIP", "DEDUP_BOXES",
     )  # fmt: skip
-    free = {*SUPPRESSION, *VOTING, *space_keys, "TEST.SCORE_THRESH", "TEST.RPN_POST_NMS_TOP_N"}
+    free = {
+        *SUPPRESSION,
+        *VOTING,
+        *space_keys,
+        CLASS_THRESHOLDS,
+        "TEST.SCORE_THRESH",
+        "TEST.RPN_POST_NMS_TOP_N",
+    }
     free |= {"RETINANET.INFERENCE_TH", "RETINANET.PRE_NMS_TOP_N", "TEST.WEIGHTS", "TEST.RPN_PRE_NMS_TOP_N"}
     return {
         key: value
@@ -150,6 +158,8 @@ def _why_not(key: str, task: str, known: Sequence[str]) -> str:
             f"{key} moves boxes, and the masks and keypoints of moved boxes are not in the raw outputs; measure boxes "
             "(--objective bbox/AP), or leave it out."
         )
+    if key == CLASS_THRESHOLDS:
+        return f"{key} is not searched for AP, which counts all scores; --operating-point f1 chooses it."
     what = KNOBS[key].stage
     reason = (
         "changes what the network computes"

@@ -19,6 +19,7 @@ from detectune.config.load import ConfigError
 from detectune.config.tree import Config
 from detectune.data.datasets import resolve_dataset
 from detectune.data.loader import build_loader
+from detectune.engine.class_thresholds import KEY as CLASS_THRESHOLDS
 from detectune.engine.dialect import in_dialect_of
 from detectune.engine.inference import Predictor
 from detectune.engine.testing import check_classes
@@ -92,6 +93,8 @@ def run_inference_study(
     """
     base = in_dialect_of(weights, base, log=log)
     check_model(base, question.metric)
+    if question.goal is not None:  # thresholds of an earlier goal give way to those of this one
+        base = base.with_overrides({CLASS_THRESHOLDS: {}})
     with held(folder):
         replay, records, files = replay_of(question, base, weights, folder / "cache", log=log)
         if len(records) < LEAST_IMAGES:

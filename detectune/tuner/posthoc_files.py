@@ -13,10 +13,12 @@ import optuna
 
 from detectune.config.nesting import nested
 from detectune.config.tree import Config
+from detectune.engine.class_thresholds import KEY as CLASS_THRESHOLDS
 from detectune.engine.run_directory import output_errors, write_text
 from detectune.tuner.history import History, Objective, Space, Trial, as_json
 from detectune.tuner.importance import importances
 from detectune.tuner.many_settings import Tried
+from detectune.tuner.posthoc_verdict import thresholds
 from detectune.tuner.spec import to_yaml
 
 IMPORTANCE_FROM = 256  # settings drawn evenly from the space; more of them only cost time
@@ -40,6 +42,8 @@ def write_study(
     importance = importances(replace(history, trials=tuple(even)), seed=seed)
     changes = {key: after for key, (_, after) in verdict["changes"].items()}
     taken = changes if verdict["decision"] == "adopt" else {}
+    if least := thresholds(verdict):
+        taken = {**taken, CLASS_THRESHOLDS: least}
     with output_errors(folder):
         write_text(folder / "trials.json", json.dumps(as_json(history)) + "\n")
         write_text(folder / "importance.json", json.dumps(importance, indent=1) + "\n")

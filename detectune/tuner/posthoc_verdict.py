@@ -69,15 +69,29 @@ def judge(
         "sweeps": _sweeps(metric, space, after, list(changes), replay, halves),
     }
     if goal is not None:
-        chosen = after if adopted else base
-        task = metric.partition("/")[0]
-        matched = replay.matched(chosen, task)
-        rows = operating_points(
-            matched, replay.class_info.names, goal,
-            tuning=replay.weights(halves.tune), reporting=replay.weights(halves.report),
-        )  # fmt: skip
-        verdict["operating_point"] = {"goal": goal.text, "kind": goal.kind, "task": task, "classes": rows}
+        verdict["operating_point"] = _point(metric, after if adopted else base, replay, halves, goal)
     return verdict
+
+
+def thresholds(verdict: Mapping[str, Any]) -> dict[str, float]:
+    """The least score of each class at the operating point of a verdict, as TEST.SCORE_THRESH_PER_CLASS takes them.
+
+    Classes of which the tuning half has no object are left out.
+    """
+    rows = (verdict.get("operating_point") or {"classes": []})["classes"]
+    return {row["class"]: row["threshold"] for row in rows if row["threshold"] is not None}
+
+
+def _point(metric: str, config: Config, replay: Replay, halves: Halves, goal: Goal) -> dict[str, Any]:
+    """Thresholds on scores of boxes, which are what `infer` and `test` compare with them."""
+    task = metric.partition("/")[0]
+    truth = replay.truths[task]
+    found = replay.found(config, task, by_box=True)
+    rows = operating_points(
+        match(found, truth.objects, limit=truth.limit), replay.class_info.names, goal,
+        tuning=replay.weights(halves.tune), reporting=replay.weights(halves.report),
+    )  # fmt: skip
+    return {"goal": goal.text, "kind": goal.kind, "task": task, "classes": rows}
 
 
 def sentence(metric: str, changes: Mapping[str, Any], tune: Difference, report: Difference) -> str:

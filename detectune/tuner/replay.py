@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detectune.config.tree import Config
 from detectune.data.loader import KEYPOINT_SHIFT
+from detectune.engine.class_thresholds import class_thresholds, reaching
 from detectune.engine.inference import boxes_to_original
 from detectune.evaluation.average_precision import Found, Matched, match, precision_and_recall
 from detectune.evaluation.truth import Truth
@@ -76,8 +77,12 @@ class Replay:
     def __len__(self) -> int:
         return len(self.images)
 
-    def found(self, config: Config, task: str, images: Sequence[int] | None = None) -> Found:
+    def found(
+        self, config: Config, task: str, images: Sequence[int] | None = None, *, by_box: bool = False
+    ) -> Found:
         """What the setting of `config` finds in the images of these numbers (all), with what each overlaps.
+
+        `by_box`: with the scores of boxes also where keypoints are ranked by their own.
 
         Raises:
             ValueError: if `task` needs masks or keypoints of boxes that voting moves.
@@ -85,12 +90,18 @@ class Replay:
         rules = Rules.of(config, all_proposals=self.all_proposals)
         numbers = np.arange(len(self.images)) if images is None else np.asarray(images, dtype=np.int64)
         rows, scores, moved = self.pool.choose(rules, numbers)
+        least = class_thresholds(config.TEST.SCORE_THRESH_PER_CLASS, self.class_info)
+        if least is not None:
+            stays = reaching(scores, self.pool.label[rows], least)
+            rows, scores = rows[stays], scores[stays]
+            moved = None if moved is None else moved[torch.from_numpy(stays)]
         if moved is not None:
             if task != "bbox":
                 raise ValueError("masks and keypoints are those of boxes that voting has not moved")
             return self._voted(rows, scores, moved)
         found = self._tables[task][rows]
-        own_scores = task == "keypoints" and CONFIDENCES[self.config.KRCNN.KEYPOINT_CONFIDENCE] is not None
+        confidence = CONFIDENCES[self.config.KRCNN.KEYPOINT_CONFIDENCE]
+        own_scores = task == "keypoints" and confidence is not None and not by_box
         ranked = found.score if own_scores else scores.astype(np.float64)
         return replace(found, score=ranked)[self._shown[rows] & (found.label > 0)]
 

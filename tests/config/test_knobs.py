@@ -72,6 +72,7 @@ OWN = {
     "TEST.PRECISION": "fp32",
     "TEST.COMPILE": False,
     "TEST.IMS_PER_BATCH": 1,
+    "TEST.SCORE_THRESH_PER_CLASS": {},
     "DATASETS": {},
     "FAST_RCNN.SMOOTH_L1_BETA": -1.0,
     "RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, False),

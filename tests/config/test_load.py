@@ -557,6 +557,26 @@ def test_the_dump_is_complete_and_quiet(write: Write) -> None:
     assert dump_diff(Config()) == "{}\n" and load_config(write(dump_diff(Config()))) == Config()
 
 
+def test_scores_by_class(write: Write) -> None:
+    """Names are texts whatever they look like; a later mapping replaces an earlier one; mistakes are said by name."""
+    file = write("TEST: {SCORE_THRESH_PER_CLASS: {7: 0.5, no: 0, traffic light: 1.0, a.b: 0.25}}\n")
+    config = load_config(file)
+    assert config.TEST.SCORE_THRESH_PER_CLASS == {"7": 0.5, "no": 0, "traffic light": 1.0, "a.b": 0.25}
+    assert load_config(write(config.to_yaml())) == config
+    changed = config.with_overrides(["TEST.SCORE_THRESH_PER_CLASS={cat: 0.3}"])
+    assert changed.TEST.SCORE_THRESH_PER_CLASS == {"cat": 0.3}
+    knob = KNOBS["TEST.SCORE_THRESH_PER_CLASS"]
+    assert (knob.type, knob.element, str(knob.range)) == ("mapping", "float", ">= 0 and <= 1")
+    file = write("TEST:\n  SCORE_THRESH_PER_CLASS:\n    cat: 0.5\n    dog: 1.5\n")
+    between = "must be a number >= 0 and <= 1"
+    form = "must be a mapping from names to numbers >= 0 and <= 1, not 0.5"
+    assert problems(file, "TEST.SCORE_THRESH_PER_CLASS={cat: x}", "TEST.NMS=0.5") == (
+        f"train.yaml:4: TEST.SCORE_THRESH_PER_CLASS: dog {between}, not 1.5.",
+        f"override TEST.SCORE_THRESH_PER_CLASS={{cat: x}}: TEST.SCORE_THRESH_PER_CLASS: cat {between}, not 'x'.",
+    )
+    assert form in problems(None, "TEST.SCORE_THRESH_PER_CLASS=0.5")[0]
+
+
 def test_expected_results_and_data_sets_survive_yaml(write: Write) -> None:
     overrides = {
         "EXPECTED_RESULTS": [["coco", "box", "AP", 0.38], ["coco", "mask", "AP", 0.35, 0.01]],

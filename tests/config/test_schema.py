@@ -156,6 +156,8 @@ def test_configurations_pass() -> None:
         ("TRAIN.SCALES", []),
         ("TEST.SOFT_NMS.METHOD", "cubic"),
         ("PIXEL_MEANS", [[[1.0, 2.0]]]),
+        ("TEST.SCORE_THRESH_PER_CLASS", {"cat": 1.5}),
+        ("TEST.SCORE_THRESH_PER_CLASS", {"cat": True}),
         ("DATASETS", {"a": {"images": "i"}}),
         ("DATASETS", {"a": {"images": "i", "annotations": "a", "x": "y"}}),
     ],

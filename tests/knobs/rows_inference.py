@@ -27,6 +27,7 @@ ROWS = [
     Row("TEST.RPN_MIN_SIZE", 0, 40, detections),
     Row("TEST.DETECTIONS_PER_IM", 100, 3, detections),
     Row("TEST.SCORE_THRESH", 0.05, 0.4, detections),
+    Row("TEST.SCORE_THRESH_PER_CLASS", {}, {"a": 0.4}, detections),
     Row("TEST.COMPETITION_MODE", True, False, evaluation, ON_VOC),
     Row("TEST.FORCE_JSON_DATASET_EVAL", False, True, evaluation, ON_VOC),
     Row("TEST.CLASS_SPECIFIC_AR", False, True, evaluation),

@@ -23,6 +23,7 @@ from detectune.structures import ClassInfo
 from detectune.tuner import posthoc
 from detectune.tuner.inference_space import inference_space, needed_reach, outputs_config, within_reach
 from detectune.tuner.many_settings import setting_at
+from detectune.tuner.operating_point import read_goal
 from detectune.tuner.posthoc import Question, replay_of
 from detectune.tuner.raw_outputs import collect
 from detectune.tuner.replay import Replay
@@ -233,6 +234,7 @@ def test_a_study_from_the_command_line(
     taken = verdict["changes"] if verdict["decision"] == "adopt" else {}
     assert {key: best.flat()[key] for key in taken} == {key: after for key, (_, after) in taken.items()}
     assert {row["class"] for row in verdict["operating_point"]["classes"]} == set(CLASSES.names)
+    assert set(best.TEST.SCORE_THRESH_PER_CLASS) == set(CLASSES.names)
     for text in (f"{report['after']:.4f}", f"{tune['after']:.4f}", "MiB", "thresholds for f1"):
         assert text in said
     page = (tmp_path / "study" / "report.html").read_text()
@@ -245,9 +247,59 @@ def test_a_study_from_the_command_line(
     assert "is a study of inference knobs; give its command again" in capsys.readouterr().err
 
 
+def test_thresholds_of_an_operating_point_are_what_infer_and_test_apply(
+    trained: tuple[Config, Path], data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right, wrong and missed of each class are those that the study counted; so is the AP under them."""
+    monkeypatch.setattr(testing, "NUM_SAMPLES", 0)
+    monkeypatch.setattr(testing, "NUM_WORST", 0)
+    base, weights = trained
+    # thresholds of an earlier goal, which this study must neither use nor keep
+    before = base.with_overrides({"TEST.SCORE_THRESH_PER_CLASS": {"star": 1.0}})
+    space = inference_space([Entry("TEST.NMS", {}, "")], base, "bbox")
+    asked = Question("x", space, "bbox/AP", settings=4, goal=read_goal("f1"))
+    verdict = posthoc.run_inference_study(asked, before, weights, tmp_path / "study", log=lambda _: None)
+    rows = verdict["operating_point"]["classes"]
+    best = load_config(tmp_path / "study" / "best.yaml")
+    assert {row["class"]: row["threshold"] for row in rows} == best.TEST.SCORE_THRESH_PER_CLASS
+    difference = load_config(tmp_path / "study" / "diff.yaml").TEST.SCORE_THRESH_PER_CLASS
+    assert difference == best.TEST.SCORE_THRESH_PER_CLASS
+
+    metrics = testing.test(best, weights, output_dir=tmp_path / "test", log=lambda _: None)
+    found = json.loads((tmp_path / "test/evaluation/mine/detections.json").read_text())
+    seen_in_both = {
+        row["class"]: (row["tune"], row["report"]) for row in rows if row["tune"] and row["report"]
+    }
+    counted = {
+        name: sum(half["objects"] - half["missed"] + half["wrong"] for half in halves)
+        for name, halves in seen_in_both.items()
+    }
+    assert len(counted) >= 3 and sum(counted.values()) > 5
+    for name, count in counted.items():
+        assert sum(row["category_name"] == name for row in found) == count
+    replay, _, _ = replay_of(asked, best, weights, tmp_path / "study" / "cache", log=lambda _: None)
+    assert replay.measure(best, "bbox/AP") == pytest.approx(metrics["bbox/AP"], abs=1e-6)
+    without = best.with_overrides({"TEST.SCORE_THRESH_PER_CLASS": {}})
+    assert replay.measure(without, "bbox/AP") > metrics["bbox/AP"]
+
+    file = str(tmp_path / "study" / "best.yaml")
+    given, output = data["mine"]["images"], str(tmp_path / "seen")
+    words = ["infer", file, given, "--weights", str(weights), "--output", output]
+    seen = []
+    for more in ([], ["--set", "TEST.SCORE_THRESH_PER_CLASS={}"]):
+        with pytest.raises(SystemExit) as end:
+            main(words + more)
+        assert end.value.code == 0
+        seen.append(json.loads((tmp_path / "seen/detections.json").read_text()))
+    least = best.TEST.SCORE_THRESH_PER_CLASS
+    reached = [row for row in seen[1] if row["score"] >= least[row["category_name"]]]
+    assert seen[0] == reached and 0 < len(reached) < len(seen[1])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--knobs", "TEST.SCORE_THRESH_PER_CLASS"], "--operating-point f1 chooses it"),
         (["--knobs", "SOLVER.BASE_LR"], "needs training: tune it without --stage inference"),
         (["--knobs", "TEST.SCALE"], "changes what the network computes"),
         (

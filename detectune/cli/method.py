@@ -81,8 +81,13 @@ def follow_plan(
     pool: Pool,
     log: Callable[[str], None],
     changed: Callable[[History], None],
+    minutes: float | None = None,
 ) -> None:
-    """Rounds, or a search and its confirmation, in one pool; then the pages and the verdict."""
+    """Rounds, or a search and its confirmation, in one pool; then the pages and the verdict.
+
+    `minutes` are what this call gives the whole study: a confirmation that is asked for after a search with a limit is
+    not bound by that one.
+    """
     from detectune.cli.report import read_verdict, write_page
     from detectune.cli.study_table import print_study
     from detectune.tuner.rounds import run_rounds
@@ -101,7 +106,7 @@ def follow_plan(
         spec, base, folder, workers=workers, log=log, make_pool=lambda: nullcontext(pool), changed=changed
     )
     print_study(history, folder)
-    confirm_study(folder, spec, history, base, plan, workers=workers, pool=pool, log=log)
+    confirm_study(folder, spec, history, base, plan, workers=workers, pool=pool, log=log, minutes=minutes)
     print(f"Report: {write_page(folder)}", flush=True)
     print_verdict(read_verdict(folder), folder)
 
@@ -116,20 +121,34 @@ def confirm_study(
     workers: int,
     pool: Pool,
     log: Callable[[str], None],
+    minutes: float | None = None,
 ) -> None:
-    """Run the best of a finished study and its base again, with new seeds."""
-    from detectune.tuner.confirm import choose, confirm
+    """Run the best of a finished study and its base again, with new seeds; none begins after `minutes` of the study."""
+    from detectune.tuner.confirm import FOLDER, choose, confirm, new_seeds, with_earlier
+    from detectune.tuner.judgement import read_confirmed
+    from detectune.tuner.session import seconds_spent
+    from detectune.tuner.time_limit import TimeLimit, seconds_in, usual_seconds
 
     candidates = choose(history, plan.finalists)
     if len(candidates) == 1:
         log("There is no complete trial to run again.")
         return
     log(f"Confirmation: the best {len(candidates) - 1} and the base, {plan.seeds} new seeds each")
+    seeds = new_seeds(spec.seed, plan.seeds)
+    candidates = with_earlier(candidates, folder, read_confirmed(folder), seeds=seeds)
     objective = spec.objectives[0]
+    limit = None
+    if minutes is not None:
+        # The search has had its time: where it was cut short, going on must not search again.
+        cut = f"--trials {len(history.trials)} " if len(history.trials) < spec.trials else ""
+        limit = TimeLimit(
+            folder, minutes, seconds_spent(folder) + seconds_in(folder / FOLDER), usual_seconds(history),
+            f"{cut}--confirm {plan.finalists} --seeds {plan.seeds}" + " --instability" * bool(plan.factors),
+        )  # fmt: skip
     confirm(
         folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",
         seeds=plan.seeds, study_seed=spec.seed, pool=pool, workers=workers, log=log, factors=plan.factors,
-        base_rate=base.SOLVER.BASE_LR,
+        base_rate=base.SOLVER.BASE_LR, limit=limit,
     )  # fmt: skip
 
 
@@ -140,6 +159,8 @@ def print_verdict(verdict: dict[str, Any], folder: Path) -> None:
         print(f"  {SIGNS[gate['level']]}  {gate['name']}: {gate['text']}")
         if gate["level"] != "PASS":
             print(f"        {gate['advice']}")
+            if gate.get("data", {}).get("again"):
+                print(f"        {gate['command']}")
     print(f"Verdict: {verdict.get('conclusion', '')}")
     winner = verdict.get("winner")
     if winner:

@@ -48,7 +48,9 @@ def tune(
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials in all. [default: 24]")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time for the whole study.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for the whole study, new seeds of the best included.")
+    ] = None,
     trial_minutes: Annotated[float | None, typer.Option(help="Time for one trial.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time. [default: 1]")] = None,
     output: Annotated[Path | None, typer.Option(help="Study directory. Default: studies/<name>.")] = None,
@@ -192,8 +194,9 @@ def tune(
             plan.trials_of(spec.trials)  # too few are refused before a worker starts
         with make_pool() as pool:
             follow_plan(
-                spec, base, folder, plan=plan, workers=workers, pool=pool, log=_log, changed=_Progress()
-            )
+                spec, base, folder, plan=plan, workers=workers, pool=pool, log=_log, changed=_Progress(),
+                minutes=request.minutes,
+            )  # fmt: skip
         return
     history = run_study(
         spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()

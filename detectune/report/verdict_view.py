@@ -33,8 +33,8 @@ def verdict_view(study: StudyRecord) -> dict[str, Any] | None:
     gates = [_gate(row, trials, knobs, maximize=maximize, confirmed=confirmed) for row in verdict["gates"]]
     return {
         "conclusion": verdict.get("conclusion") or "The study goes on.",
-        "change": bool(confirmed and confirmed["change"]),
-        "settled": confirmed is not None,
+        "change": _is_settled(confirmed) and bool(confirmed and confirmed["change"]),
+        "settled": _is_settled(confirmed),
         "next": verdict.get("next"),
         "gates": gates,
         "passed": sum(gate["level"] == "PASS" for gate in gates),
@@ -83,6 +83,11 @@ def noise_text(confirmed: Mapping[str, Any] | None, metric: str) -> str:
     )
 
 
+def _is_settled(confirmed: Mapping[str, Any] | None) -> bool:
+    """Whether the best as they are now were run again, with every seed."""
+    return confirmed is not None and not confirmed.get("newer") and not confirmed.get("unfinished")
+
+
 def _gate(
     row: Mapping[str, Any], trials: Sequence[StudyTrial], knobs: Sequence[SearchedKnob], *, maximize: bool,
     confirmed: Mapping[str, Any] | None,
@@ -100,7 +105,7 @@ def _gate(
 
 def _winner(study: StudyRecord, verdict: Mapping[str, Any]) -> dict[str, Any] | None:
     confirmed = verdict.get("confirmed")
-    if not confirmed or not confirmed["change"]:
+    if not confirmed or not _is_settled(confirmed) or not confirmed["change"]:
         return None
     row = next(c for c in confirmed["candidates"] if c["name"] == confirmed["winner"])
     changes = [

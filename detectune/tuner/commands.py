@@ -63,6 +63,8 @@ def next_command(gate: Gate, history: History, where: Where) -> str:
             return _tune(history, where, "regularised", {}, more=("SOLVER.WEIGHT_DECAY",))
         case "saturation" if run:
             return f"detectune steps {run}"
+        case "question" if "again" in gate.data:
+            return str(gate.data["again"])
         case "question" if "confirmed" not in gate.data and best:
             return f"detectune tune {place} --confirm {CONFIRM} --seeds {SEEDS}"
     return f"detectune report {place}"

@@ -168,7 +168,7 @@ def write_comparison(file: Path, content: dict[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=1) + "\n")
 
 
-def _value(side: Side, seed: int, found: dict[str, Outcome]) -> float | None:
+def _value(side: Side, seed: int, found: dict[str, Outcome | None]) -> float | None:
     if side.own is not None and side.own[0] == seed:
         return side.own[1]
     return value_of(found[str(side.folder / f"{seed:04d}")])

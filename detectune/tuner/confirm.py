@@ -24,6 +24,8 @@ from detectune.tuner.noise import difference, pooled_sd, t_value
 from detectune.tuner.outcomes import Outcome
 from detectune.tuner.repeats import Repeat, run_repeats, value_of
 from detectune.tuner.study import BASE
+from detectune.tuner.time_limit import TimeLimit, counted
+from detectune.tuner.trial_program import read_outcome
 from detectune.tuner.workers import Pool
 
 FORMAT = 1
@@ -57,6 +59,38 @@ def choose(history: History, count: int) -> list[Candidate]:
     return chosen
 
 
+def with_earlier(
+    candidates: Sequence[Candidate],
+    folder: Path,
+    confirmed: Mapping[str, Any] | None,
+    *,
+    seeds: Sequence[int],
+) -> list[Candidate]:
+    """The candidates, and those of an earlier confirmation that cost nothing more or must not be forgotten.
+
+    A trial that is no longer among the best stays if it ran with all `seeds`, or if it won by more than noise.
+    """
+    found = list(candidates)
+    for row in (confirmed or {}).get("candidates", ()):
+        known = any(dict(row["params"]) == dict(c.params) for c in found)
+        won = bool(confirmed and confirmed["change"] and confirmed["winner"] == row["name"])
+        if not known and (won or all(read_outcome(_place(folder, row["name"], seed)) for seed in seeds)):
+            found.append(Candidate(row["name"], row["trial"], row["params"]))
+    return found
+
+
+def newer_best(history: History, confirmed: Mapping[str, Any]) -> Candidate | None:
+    """The best trial, if it is none of those that were confirmed: it came later. None if all is as it was."""
+    best = choose(history, 1)[1:]
+    known = [dict(row["params"]) for row in confirmed["candidates"]]
+    return next((one for one in best if dict(one.params) not in known), None)
+
+
+def new_seeds(study_seed: int, count: int) -> list[int]:
+    """The first `count` seeds of a confirmation, the same in every call."""
+    return [trial_seed(study_seed, FIRST_SEED + i) for i in range(count)]
+
+
 def confirm(
     folder: Path,
     candidates: Sequence[Candidate],
@@ -70,22 +104,51 @@ def confirm(
     log: Callable[[str], None],
     factors: Sequence[float] = (),
     base_rate: float | None = None,
+    limit: TimeLimit | None = None,
 ) -> dict[str, Any]:
     """Run what is missing below `folder`/confirm, judge, and write `confirm.json`; what it holds.
 
     Args:
         folder: with the base configuration; what was run before counts.
         factors: of the winner's learning rate, which is `base_rate` unless the winner has its own: a run at each.
+        limit: when no further run begins. What is missing then is said under `unfinished`, and nothing is concluded.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    numbers = [trial_seed(study_seed, FIRST_SEED + i) for i in range(seeds)]
+    with counted(folder / FOLDER):
+        content = _confirmed(
+            folder, candidates, new_seeds(study_seed, seeds), metric=metric, maximize=maximize, pool=pool,
+            workers=workers, log=log, factors=factors, base_rate=base_rate, limit=limit,
+        )  # fmt: skip
+    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def _place(folder: Path, name: str, seed: int) -> Path:
+    return folder / FOLDER / name.replace(" ", "_") / str(seed)
+
+
+def _confirmed(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    numbers: list[int],
+    *,
+    metric: str,
+    maximize: bool,
+    pool: Pool,
+    workers: int,
+    log: Callable[[str], None],
+    factors: Sequence[float],
+    base_rate: float | None,
+    limit: TimeLimit | None,
+) -> dict[str, Any]:
+    seeds = len(numbers)
+    over = limit.over if limit is not None else (lambda: False)
 
     def repeat(name: str, params: Mapping[str, Any], seed: int) -> Repeat:
-        place = folder / FOLDER / name.replace(" ", "_") / str(seed)
-        return Repeat(name, place, folder / BASE, params, seed)
+        return Repeat(name, _place(folder, name, seed), folder / BASE, params, seed)
 
     repeats = [repeat(c.name, c.params, seed) for seed in numbers for c in candidates]
-    ends = run_repeats(repeats, metric=metric, pool=pool, workers=workers, log=log)
+    ends = run_repeats(repeats, metric=metric, pool=pool, workers=workers, log=log, over=over)
     measured = [
         Candidate(
             c.name, c.trial, c.params, tuple(value_of(ends[i * len(candidates) + k]) for i in range(seeds))
@@ -97,6 +160,9 @@ def confirm(
         "maximize": maximize,
         "seeds": numbers,
     }
+    missing = sum(end is None for end in ends)
+    if limit is not None and missing:
+        return content | _unfinished(limit, missing, len(repeats), workers)
     winner = next((c for c in measured if c.name == content["winner"]), measured[0])
     rate = winner.params.get(RATE, base_rate)
     if factors and rate is not None:
@@ -104,15 +170,32 @@ def confirm(
             repeat(f"{winner.name} x{factor:g}", {**winner.params, RATE: rate * factor}, numbers[0])
             for factor in factors
         ]
-        ends = run_repeats(above, metric=metric, pool=pool, workers=workers, log=log)
+        ends = run_repeats(above, metric=metric, pool=pool, workers=workers, log=log, over=over)
+        if limit is not None and None in ends:
+            missing = sum(end is None for end in ends)
+            said = f"{missing} of {len(above)} runs at higher rates are missing"
+            command = limit.command(missing, workers=workers)
+            log(f"The study's {limit.minutes:g} minutes are over; {said}. They go on with: {command}")
         sign = 1.0 if maximize else -1.0
         bar = fmean(_known(winner)) * sign + (content["reach"] or 0.0) if _known(winner) else math.inf
         content["above"] = [
             _above(run, end, factor, rate, better=lambda value: sign * value > bar)
             for run, end, factor in zip(above, ends, factors, strict=True)
+            if end is not None
         ]
-    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
     return content
+
+
+def _unfinished(limit: TimeLimit, missing: int, total: int, workers: int) -> dict[str, Any]:
+    """What is known before every run has ended: nothing, but for how to go on."""
+    return {
+        "winner": None, "change": False, "gain": None, "ties": [],
+        "unfinished": {
+            "missing": missing, "total": total, "command": limit.command(missing, workers=workers),
+        },
+        "conclusion": f"Not confirmed yet: the study's {limit.minutes:g} minutes are over, and {missing} of the "
+        f"{total} runs with new seeds are missing.",
+    }  # fmt: skip
 
 
 def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, Any]:

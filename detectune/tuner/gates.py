@@ -299,6 +299,17 @@ def question(history: History, confirmed: Mapping[str, Any] | None) -> Gate:
             "measured."
         )
         return Gate("question", "WARN", 0.0, text, "Run the best again with new seeds.")
+    if confirmed.get("unfinished"):
+        again = {"again": confirmed["unfinished"]["command"]}
+        return Gate("question", "WARN", 0.0, confirmed["conclusion"], "Let it go on:", data=again)
+    if confirmed.get("newer"):
+        newer = confirmed["newer"]
+        text = (
+            f"Trial {newer['trial']} is the best now. It came after the best were run again ({newer['before']}), and "
+            f"so its noise was not measured. What was said then: {confirmed['conclusion']}"
+        )
+        advice = "Run the best again with new seeds, of which those that have ended are kept:"
+        return Gate("question", "WARN", 0.0, text, advice, data={"again": newer["command"]})
     gain = confirmed.get("gain")
     number = gain["mean"] if gain else 0.0
     data = {"confirmed": True}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from detectune.engine.run_directory import write_text
 from detectune.tuner.commands import Where, next_command
 from detectune.tuner.confirm import FILE as CONFIRMED
+from detectune.tuner.confirm import newer_best
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import Gate, best_trials, judge
 from detectune.tuner.history import History, dimension_as_json, from_json
@@ -34,7 +36,7 @@ def write_judgement(folder: Path) -> dict[str, Any]:
     verdict: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else make_verdict(history)
     if (folder / ROUNDS).is_file():
         return verdict
-    confirmed = read_confirmed(folder)
+    confirmed = with_news(read_confirmed(folder), history, folder)
     verdict |= describe(judge(history, read_curves(folder, history), confirmed), history, Where(folder))
     verdict["confirmed"] = confirmed
     write_text(file, json.dumps(verdict, indent=2) + "\n")
@@ -48,6 +50,21 @@ def read_confirmed(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return content
+
+
+def with_news(confirmed: dict[str, Any] | None, history: History, folder: Path) -> dict[str, Any] | None:
+    """What `confirm.json` holds, and under `newer` the trial that has become the best since, if one has."""
+    best = None if confirmed is None else newer_best(history, confirmed)
+    if confirmed is None or best is None:
+        return confirmed
+    before = [row["name"] for row in confirmed["candidates"] if row["trial"] is not None]
+    newer = {
+        "trial": best.trial,
+        "before": ", ".join(before),
+        "command": f"detectune tune {shlex.quote(str(folder))} --confirm {max(1, len(before))} --seeds "
+        f"{len(confirmed['seeds'])}",
+    }
+    return confirmed | {"newer": newer}
 
 
 def describe(gates: Sequence[Gate], history: History, where: Where, *, first: int = 0) -> dict[str, Any]:

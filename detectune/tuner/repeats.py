@@ -42,9 +42,17 @@ class Repeat:
 
 
 def run_repeats(
-    repeats: Sequence[Repeat], *, metric: str, pool: Pool, workers: int, log: Callable[[str], None]
-) -> list[Outcome]:
+    repeats: Sequence[Repeat],
+    *,
+    metric: str,
+    pool: Pool,
+    workers: int,
+    log: Callable[[str], None],
+    over: Callable[[], bool] = lambda: False,
+) -> list[Outcome | None]:
     """How each ended, in their order; those that ended before are only read.
+
+    None stands for those that were not begun because the time was `over`.
 
     Raises:
         UserError: if a folder holds something else, or for what stops all of them; what has ended stays.
@@ -58,9 +66,9 @@ def run_repeats(
     faults: dict[int, int] = {}
     halt: Halt | None = None
     with catch_interrupts() as interrupt:
-        while running or (waiting and halt is None and not interrupt.pending()):
+        while running or (waiting and halt is None and not interrupt.pending() and not over()):
             stopping = interrupt.pending() or halt is not None
-            for slot in [] if stopping else pool.free():
+            for slot in [] if stopping or over() else pool.free():
                 if waiting:
                     number = waiting.pop(0)
                     running[number] = 0.0
@@ -85,7 +93,7 @@ def run_repeats(
         raise UserError(halt.message)
     if interrupt.pending():
         raise StudyInterruptedError(interrupt.number)
-    return [ends[i] for i in range(len(repeats))]
+    return [ends.get(i) for i in range(len(repeats))]
 
 
 def refuse_other(repeat: Repeat) -> None:
@@ -102,9 +110,11 @@ def refuse_other(repeat: Repeat) -> None:
         )
 
 
-def value_of(outcome: Outcome) -> float | None:
+def value_of(outcome: Outcome | None) -> float | None:
     """What a repeat measured; None if it did not come to its end."""
-    return outcome.values[0] if outcome.state == "complete" and outcome.values else None
+    if outcome is None or outcome.state != "complete" or not outcome.values:
+        return None
+    return outcome.values[0]
 
 
 def _job(number: int, repeat: Repeat, *, metric: str, workers: int) -> Job:

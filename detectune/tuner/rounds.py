@@ -25,6 +25,7 @@ from detectune.engine.run_directory import write_text
 from detectune.errors import UserError
 from detectune.tuner import thresholds as at
 from detectune.tuner.commands import Where
+from detectune.tuner.confirm import FOLDER as CONFIRMED
 from detectune.tuner.confirm import Candidate, choose, confirm
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import judge, question
@@ -35,6 +36,7 @@ from detectune.tuner.narrowing import next_space
 from detectune.tuner.session import held, run_study, seconds_spent
 from detectune.tuner.spec import Spec, as_document, to_yaml
 from detectune.tuner.study import BASE, SPEC, TRIALS, VERDICT
+from detectune.tuner.time_limit import TimeLimit, seconds_in, usual_seconds
 from detectune.tuner.verdict import make_verdict
 from detectune.tuner.workers import Pool
 
@@ -173,7 +175,7 @@ def _confirm(
     found = confirm(
         folder / last.folder, candidates, metric=objective.metric, maximize=objective.direction == "maximize",
         seeds=plan.seeds, study_seed=spec.seed, pool=pool, workers=workers, log=log, factors=plan.factors,
-        base_rate=base.SOLVER.BASE_LR,
+        base_rate=base.SOLVER.BASE_LR, limit=_limit(spec, folder, done, length=last.length),
     )  # fmt: skip
     log(f"  {found['conclusion']}")
     if last.length >= 1 or not found["change"]:
@@ -187,9 +189,20 @@ def _confirm(
         final, [candidates[0], Candidate(winner["name"], winner["trial"], winner["params"])],
         metric=objective.metric, maximize=objective.direction == "maximize", seeds=plan.seeds,
         study_seed=spec.seed + plan.rounds, pool=pool, workers=workers, log=log,
+        limit=_limit(spec, folder, done, length=1.0),
     )  # fmt: skip
     log(f"  {whole['conclusion']}")
     return whole | ({"above": found["above"]} if "above" in found else {}) | {"short": found}
+
+
+def _limit(spec: Spec, folder: Path, done: list[Done], *, length: float) -> TimeLimit | None:
+    """What the rounds and earlier confirmations have left, for runs of a `length`, as part of a full one."""
+    if spec.minutes is None:
+        return None
+    last = done[-1]
+    spent = sum(seconds_spent(folder / part.folder) for part in done)
+    spent += sum(seconds_in(folder / place / CONFIRMED) for place in (last.folder, FINAL))
+    return TimeLimit(folder, spec.minutes, spent, usual_seconds(last.history) * length / last.length)
 
 
 def merged(spec: Spec, base: Config, done: list[Done]) -> History:

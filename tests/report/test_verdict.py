@@ -14,6 +14,7 @@ from detectune.report.gate_pictures import curves, intervals, place, values
 from detectune.report.study import SearchedKnob, read_study
 from detectune.report.study_page import page_data, render_study, write_study_report
 from detectune.report.verdict_view import TITLES, tie_band, verdict_view
+from detectune.tuner.judgement import write_judgement
 
 
 def test_the_verdict_comes_first_with_every_gate_its_picture_and_its_command(tmp_path: Path) -> None:
@@ -46,6 +47,26 @@ def test_a_study_that_was_not_judged_has_no_verdict_and_one_without_noise_says_s
     assert "perhaps the luckiest" in text and "was not measured" in text
     assert f"detectune tune {folder} --confirm 3 --seeds 3" in text
     assert tie_band(study) is None and page_data(study, [])["tieBand"] is None
+
+
+def test_a_best_trial_that_came_after_the_confirmation_is_not_shown_as_settled(tmp_path: Path) -> None:
+    folder = write_judged(tmp_path / "s")
+    assert verdict_view(read_study(folder))["settled"]
+    trials = json.loads((folder / "trials.json").read_text())
+    first = next(row for row in trials["trials"] if row["state"] == "complete")
+    params = {
+        key: value * 1.001 if isinstance(value, float) else value for key, value in first["params"].items()
+    }
+    number = len(trials["trials"])
+    trials["trials"].append(first | {"number": number, "params": params, "values": [0.99]})
+    (folder / "trials.json").write_text(json.dumps(trials))
+    write_judgement(folder)
+    study = read_study(folder)
+    view = verdict_view(study)
+    assert view is not None and not view["settled"] and not view["change"] and view["winner"] is None
+    text = unescape(render_study(study))
+    assert f"Trial {number} is the best now. It came after the best were run again" in text
+    assert f"detectune tune {folder} --confirm 3 --seeds 3" in text and "Best single trial" not in text
 
 
 def test_a_tie_keeps_what_there_is(tmp_path: Path) -> None:

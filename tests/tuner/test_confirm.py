@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from detectune.tuner.confirm import Candidate, choose, conclude
-from detectune.tuner.history import Dimension, History, Objective, Space, Trial
+from detectune.tuner.confirm import (
+    Candidate,
+    choose,
+    conclude,
+    confirm,
+    new_seeds,
+    newer_best,
+    with_earlier,
+)
+from detectune.tuner.history import Dimension, History, Objective, Space, Trial, as_json
+from detectune.tuner.judgement import read_confirmed, write_judgement
+from detectune.tuner.outcomes import Outcome
+from detectune.tuner.study import BASE
+from detectune.tuner.time_limit import TimeLimit, seconds_in
+from detectune.tuner.trial_job import Job
+from detectune.tuner.workers import Ended, Event
 
 SPACE = Space((Dimension("SOLVER.BASE_LR", "float", 1e-4, 1.0, "log"),))
 
@@ -72,3 +90,143 @@ def test_the_base_and_the_best_different_trials_are_chosen() -> None:
     history = History("s", (Objective("m", "maximize"),), SPACE, {"SOLVER.BASE_LR": 0.1}, trials)
     assert [c.name for c in choose(history, 2)] == ["base", "trial 4", "trial 2"]
     assert [c.name for c in choose(history, 9)] == ["base", "trial 4", "trial 2", "trial 0"]
+
+
+# ---- again, after more trials or when the time is over
+
+
+class Measures:
+    """A pool of one slot in which a run's value is its rate and a little of its seed; its end is kept in its folder."""
+
+    def __init__(self) -> None:
+        self.jobs, self.running = list[Job](), list[Job]()
+
+    def free(self) -> list[str]:
+        return [] if self.running else ["slot"]
+
+    def start(self, slot: str, job: Job) -> None:
+        self.jobs.append(job)
+        self.running.append(job)
+
+    def events(self, timeout: float) -> list[Event]:
+        job = self.running.pop()
+        rate, seed = job.sampled.get("SOLVER.BASE_LR", 0.1), job.settings["RNG_SEED"]
+        end = Outcome("complete", "", (rate + 1e-3 * (seed % 7),), 10)
+        Path(job.run).mkdir(parents=True)
+        (Path(job.run) / "outcome.json").write_text(json.dumps(end.as_json()))
+        return [Ended(job.number, end)]
+
+    def answer(self, number: int, reason: str | None) -> None:
+        raise AssertionError("repeats do not ask")
+
+    def stop(self, number: int) -> None:
+        raise AssertionError("what has begun comes to its end")
+
+    kill = stop
+
+    def close(self) -> None: ...
+
+
+def searched(*rates: float) -> History:
+    """Trials at these rates; the later, the better the value that each was chosen for."""
+    trials = tuple(
+        Trial(n, {"SOLVER.BASE_LR": rate}, "complete", values=(n / 10,), seconds=30.0)
+        for n, rate in enumerate(rates)
+    )
+    return History("s", (Objective("m", "maximize"),), SPACE, {"SOLVER.BASE_LR": 0.1}, trials)
+
+
+def run(folder: Path, history: History, pool: Measures, *, finalists: int = 1, **options) -> dict:
+    """As `detectune tune --confirm FINALISTS --seeds 3` does it."""
+    chosen = with_earlier(
+        choose(history, finalists),
+        folder,
+        read_confirmed(folder),
+        seeds=new_seeds(1, options.get("seeds", 3)),
+    )
+    return confirm(
+        folder, chosen, metric="m", maximize=True, study_seed=1, pool=pool, workers=1, log=lambda _: None,
+        **{"seeds": 3, **options},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(digits: Path) -> Path:
+    place = digits.parent / "my study"
+    place.mkdir()
+    shutil.copy(digits, place / BASE)
+    return place
+
+
+def test_a_trial_that_came_later_and_is_the_best_is_named_and_confirmed_again(folder: Path) -> None:
+    before, after = searched(0.2, 0.4), searched(0.2, 0.4, 0.3)
+    found = run(folder, before, Measures())
+    assert found["winner"] == "trial 1" and found["change"]
+    assert newer_best(before, found) is None
+    (folder / "trials.json").write_text(json.dumps(as_json(before)))
+    assert write_judgement(folder)["conclusion"] == found["conclusion"]
+
+    (folder / "trials.json").write_text(json.dumps(as_json(after)))
+    verdict = write_judgement(folder)
+    question = verdict["gates"][-1]
+    command = f"detectune tune '{folder}' --confirm 1 --seeds 3"
+    assert question["level"] == "WARN" and question["command"] == command
+    assert "Trial 2 is the best now" in question["text"] and "run again (trial 1)" in question["text"]
+    assert verdict["confirmed"]["newer"]["trial"] == 2
+
+    pool = Measures()
+    again = run(folder, after, pool)  # trial 1 is no longer among the best one, but ran with every seed
+    assert [row["name"] for row in again["candidates"]] == ["base", "trial 2", "trial 1"]
+    assert [job.sampled["SOLVER.BASE_LR"] for job in pool.jobs] == [0.3] * 3, "nothing else is trained again"
+    assert again["winner"] == "trial 1", "an earlier winner is not forgotten for a luckier trial"
+    assert write_judgement(folder)["conclusion"] == again["conclusion"]
+
+
+def test_of_earlier_candidates_those_stay_that_cost_nothing_or_have_won(folder: Path) -> None:
+    before, after = searched(0.2, 0.05, 0.4), searched(0.2, 0.05, 0.4, 0.3)
+    run(folder, before, Measures(), finalists=2)
+    pool = Measures()
+    found = run(folder, after, pool, seeds=4)
+    assert [row["name"] for row in found["candidates"]] == ["base", "trial 3", "trial 2"], "trial 1 lost"
+    assert len(pool.jobs) == 1 + 4 + 1
+
+
+def test_no_run_begins_when_the_time_is_over_and_the_same_command_goes_on(folder: Path) -> None:
+    history, pool = searched(0.2, 0.4), Measures()
+    spent = TimeLimit(folder, 2.0, 120.0, 30.0, "--confirm 1 --seeds 3")
+    found = run(folder, history, pool, limit=spent)
+    assert pool.jobs == [] and found["unfinished"]["missing"] == found["unfinished"]["total"] == 6
+    assert not found["change"] and found["winner"] is None
+    assert "2 minutes are over, and 6 of the 6 runs with new seeds are missing" in found["conclusion"]
+    # two minutes were over; six runs of half a minute take three more
+    command = f"detectune tune '{folder}' --confirm 1 --seeds 3 --minutes 6"
+    assert found["unfinished"]["command"] == command
+    (folder / "trials.json").write_text(json.dumps(as_json(history)))
+    verdict = write_judgement(folder)
+    assert verdict["conclusion"] == found["conclusion"] and verdict["gates"][-1]["command"] == command
+
+    class AfterTwo(TimeLimit):
+        def over(self) -> bool:
+            return len(pool.jobs) >= 2
+
+    found = run(folder, history, pool, limit=AfterTwo(folder, 6.0, 120.0, 30.0, ""))
+    assert len(pool.jobs) == 2 and found["unfinished"]["missing"] == 4
+    assert seconds_in(folder / "confirm") >= 0 and (folder / "confirm/seconds.json").is_file()
+    found = run(folder, history, pool, limit=TimeLimit(folder, 6.0, 120.0, 30.0, ""))
+    assert len(pool.jobs) == 6 and "unfinished" not in found and found["change"]
+
+
+def test_higher_rates_are_left_out_when_the_time_is_over(folder: Path) -> None:
+    said, pool = [], Measures()
+
+    class AfterSeven(TimeLimit):
+        def over(self) -> bool:
+            return len(pool.jobs) >= 7
+
+    limit = AfterSeven(folder, 6.0, 0.0, 30.0, "")
+    found = confirm(
+        folder, choose(searched(0.2), 1), metric="m", maximize=True, seeds=3, study_seed=1, pool=pool, workers=1,
+        log=said.append, factors=(2.0, 5.0), base_rate=0.1, limit=limit,
+    )  # fmt: skip
+    assert [row["factor"] for row in found["above"]] == [2.0] and found["change"]
+    assert "1 of 2 runs at higher rates are missing. They go on with: detectune tune" in said[-1]

@@ -82,7 +82,14 @@ def test_a_search_is_confirmed_afterwards_and_goes_on_by_its_folder(digits: Path
     assert [run["factor"] for run in confirmed["above"]] == [2, 5, 10]
     assert confirmed["conclusion"] in said and "instability" in said
     assert json.loads(Path("study/verdict.json").read_text())["conclusion"] == confirmed["conclusion"]
-    command("tune", "study", "--trials", 5)
+    said = command("tune", "study", "--trials", 5, "--confirm", 2, "--seeds", 3, "--minutes", 0.001)
+    unfinished = json.loads(Path("study/confirm.json").read_text())["unfinished"]
+    assert unfinished["total"] == 9 and 3 <= unfinished["missing"] <= 5, (
+        "what had ended is read, nothing begins"
+    )
+    assert f"{unfinished['missing']} of the 9 runs with new seeds are missing" in said
+    assert unfinished["command"] in said and "--trials 4 --confirm 2 --seeds 3" in unfinished["command"]
+    command("tune", "study", "--trials", 5, "--minutes", 100)
     assert len(json.loads(Path("study/trials.json").read_text())["trials"]) == 5
 
 

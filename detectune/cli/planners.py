@@ -186,7 +186,8 @@ def gradients(run: RunArgument) -> None:
     norms = norms_of(rows)
     if not norms:
         raise UserError(
-            f"{run} has no gradient norms of single updates: it was trained by an earlier version, or in a population."
+            f"{run} has no gradient norms of single updates: it was trained by an earlier version, or ended before its "
+            "first row of metrics."
         )
     solver = settings.SOLVER
     advice = advise_gradients(

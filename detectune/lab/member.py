@@ -10,8 +10,9 @@ update is the same few operations whatever the number of layers.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ from detectune.engine.solver import Solver, build_schedule, solver_for, trained_
 from detectune.models.backprop import Backprop, targets_of
 from detectune.models.build_classifier import build_classifier
 from detectune.models.classifier import Classifier
+
+NORMS_IN_A_ROW = (
+    20  # of gradients, at most: fewer than of the plain trainer, as a norm costs a fifth of a small update
+)
 
 CPU = Compute(torch.device("cpu"))
 
@@ -55,6 +60,10 @@ class Member:
         self.backprop = Backprop(self.model, batch_size=config.TRAIN.IMS_PER_BATCH)
         self.max_iter = schedule.max_iter
         self.iteration = 0
+        self.norm_stride = norm_stride(config, max_iter=self.max_iter)
+        self.norms: list[
+            Tensor
+        ] = []  # of gradients before clipping, of the updates since `advance` was called
         self.diverged_at: int | None = None
         self.seconds = 0.0  # of processor time, spent in updates: the same on a busy machine
 
@@ -66,6 +75,7 @@ class Member:
         """Update until `until` updates are done, or until the loss is not finite; the mean loss of these updates."""
         started = time.process_time()
         total, count = 0.0, 0
+        self.norms = []
         self.model.train()
         while self.iteration < until and not self.finished:
             losses = self._block(until - self.iteration)
@@ -87,7 +97,7 @@ class Member:
         targets = targets_of(model, labels)
         scores = images.new_empty(number, size, model.num_classes)
         weights: list[Tensor] = [*self.flats, *([] if self.average is None else self.average.shadow)]
-        before = [tensor.clone() for tensor in weights]
+        before, norms_before = [tensor.clone() for tensor in weights], len(self.norms)
         batches = zip(torch.split(images, size), torch.split(targets, size), scores.unbind(), strict=True)
         for iteration, (x, target, kept) in enumerate(batches, start=self.iteration):
             kept.copy_(self._update(iteration, x, target))
@@ -101,6 +111,7 @@ class Member:
         finite = int(losses.isfinite().long().cumprod(0).sum())
         self.diverged_at = self.iteration + finite + 1
         torch._foreach_copy_(weights, before)
+        del self.norms[norms_before:]
         return losses[:finite]
 
     def _update(self, iteration: int, x: Tensor, target: Tensor) -> Tensor:
@@ -111,14 +122,22 @@ class Member:
             step_generator(self.config.RNG_SEED, iteration, 0, CPU.device) if self.model.draws else None
         )
         scores = self.backprop.step(x, target, generator)
-        if solver.clip_gradient_norm > 0:
-            nn.utils.clip_grads_with_norm_(
-                solver.parameters, solver.clip_gradient_norm, solver.gradient_norm()
-            )
+        kept = (iteration + 1) % self.norm_stride == 0
+        if kept or solver.clip_gradient_norm > 0:
+            norm = solver.gradient_norm()
+            if kept:
+                self.norms.append(norm)
+            if solver.clip_gradient_norm > 0:
+                nn.utils.clip_grads_with_norm_(solver.parameters, solver.clip_gradient_norm, norm)
         solver.update()
         if self.average is not None:
             self.average.update(iteration)
         return scores
+
+    @property
+    def gradient_norms(self) -> Sequence[float]:
+        """Norms of the gradient in evenly spaced updates since `advance` was called, before clipping."""
+        return torch.stack(self.norms).tolist() if self.norms else []
 
     @property
     def lr(self) -> float:
@@ -157,6 +176,11 @@ class Member:
         self.solver.load_state_dict(state["solver"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def norm_stride(config: Config, *, max_iter: int) -> int:
+    """Every how many updates the gradient's norm is kept: a row of metrics holds NORMS_IN_A_ROW at most."""
+    return math.ceil(min(config.TRAIN.EVAL_ITERS or max_iter, max_iter) / NORMS_IN_A_ROW)
 
 
 def load_data(config: Config) -> tuple[LabelledImages, dict[str, LabelledImages]]:

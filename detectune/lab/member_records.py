@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from detectune.engine.checkpoint import checkpoint_path, prune_checkpoints, save_checkpoint
@@ -27,6 +27,8 @@ class InTraining(Trained, Protocol):
     @property
     def lr(self) -> float: ...
     @property
+    def gradient_norms(self) -> Sequence[float]: ...
+    @property
     def diverged_at(self) -> int | None: ...
     @property
     def tests(self) -> Iterable[str]: ...
@@ -44,7 +46,10 @@ def record_interval(
 ) -> None:
     """After an evaluation interval with the mean loss `loss`: measure, add rows to metrics.jsonl, save."""
     where: dict[str, Any] = {"iteration": member.iteration, "epoch": member.epoch, "seconds": member.seconds}
-    rows: list[dict[str, Any]] = [{"kind": "train", **where, "lr": member.lr, "loss": loss}]
+    norms = [float(f"{norm:.4g}") for norm in member.gradient_norms]
+    rows: list[dict[str, Any]] = [
+        {"kind": "train", **where, "lr": member.lr, "loss": loss, "gradient_norms": norms}
+    ]
     if member.diverged_at is not None:
         rows = [{"kind": "diverged", **where, "iteration": member.diverged_at}]
         log(f"{directory.path.name}: the loss was not finite in update {member.diverged_at}; it stops here.")

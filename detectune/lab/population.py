@@ -197,7 +197,11 @@ def result_of(folder: Path, values: Mapping[str, Any]) -> MemberResult:
     rows = directory.read_metrics()
     evaluations = [row for row in rows if row["kind"] == "evaluation"]
     first = evaluations[0]["dataset"] if evaluations else None
-    trained = {row["iteration"]: row for row in rows if row["kind"] == "train"}
+    trained = {
+        row["iteration"]: {key: value for key, value in row.items() if key != "gradient_norms"}
+        for row in rows
+        if row["kind"] == "train"
+    }
     curve = [trained[row["iteration"]] | row for row in evaluations if row["dataset"] == first]
     metrics = {name: value for name, value in curve[-1].items() if "/" in name} if curve else {}
     diverged = next((row["iteration"] for row in rows if row["kind"] == "diverged"), None)

@@ -30,6 +30,7 @@ from detectune.engine.precision import Compute
 from detectune.engine.running import seed_globals, step_generator
 from detectune.engine.schedule import lr_at
 from detectune.engine.solver import build_schedule, lr_change_ratio
+from detectune.lab.member import norm_stride
 from detectune.lab.stacked_rules import rule_of, values_of
 from detectune.lab.update_rules import State
 from detectune.models.build_classifier import build_classifier
@@ -84,12 +85,17 @@ class Stack:
         self.warm = False
         self.traced: Callable[..., Any] | None = None
         self.iteration, self.seconds = 0, 0.0
+        self.norm_stride = norm_stride(configs[0], max_iter=self.max_iter)
+        self.norms: list[
+            Tensor
+        ] = []  # [K]: of gradients before clipping, of updates since `advance` was called
         self.diverged_at: list[int | None] = [None] * len(configs)
 
     def advance(self, until: int) -> Tensor:
         """Update until `until` updates are done; the mean loss of each member over them, float32 [K], on the host."""
         started, sums, first = time.perf_counter(), torch.zeros(len(self.configs)), self.iteration
         self.template.train()
+        self.norms = []
         while self.iteration < until:
             sums += self._block(until - self.iteration)
         self.seconds += (time.perf_counter() - started) / len(self.configs)
@@ -112,7 +118,10 @@ class Stack:
             iteration = self.iteration + row
             count = torch.tensor(float(iteration + 1), device=self.device)
             batch = (images[:, own], labels[:, own], self._kept(iteration, size))
-            scores.append(self._update(batch, rates[row], carried[row], count))
+            score, norms = self._update(batch, rates[row], carried[row], count)
+            scores.append(score)
+            if (iteration + 1) % self.norm_stride == 0:
+                self.norms.append(norms)
         losses = self._losses(torch.stack(scores), labels)
         self._undo_what_diverged(losses, before)
         self.iteration += number
@@ -120,15 +129,16 @@ class Stack:
 
     def _update(
         self, batch: tuple[Tensor, Tensor, list[Tensor]], lr: Tensor, carry: Tensor, count: Tensor
-    ) -> Tensor:
-        """One update of all members; the scores [K, B, C] before it."""
+    ) -> tuple[Tensor, Tensor]:
+        """One update of all members; the scores [K, B, C] before it and the norms [K] of its gradients."""
         arguments = (self.parameters, self.memory, *batch, lr, carry, count)
         if self.traced is None and self.warm:  # the first update has shown what the rule remembers
             self.traced = make_fx(lambda *given: self._step(*given))(*arguments)
         scores: Tensor
-        self.parameters, self.memory, scores = (self.traced or self._step)(*arguments)
+        norms: Tensor
+        self.parameters, self.memory, scores, norms = (self.traced or self._step)(*arguments)
         self.warm = True
-        return scores
+        return scores, norms
 
     def _step(
         self,
@@ -140,13 +150,15 @@ class Stack:
         lr: Tensor,
         carry: Tensor,
         count: Tensor,
-    ) -> tuple[Tensors, dict[str, Tensors], Tensor]:
-        """A pure function: parameters, the rule's memory and a batch of each member to their successors and scores."""
+    ) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
+        """A pure function: parameters, the rule's memory and a batch of each member to their successors, scores and
+        norms [K] of gradients before clipping.
+        """
         gradients, (_, scores) = vmap(grad_and_value(self._loss, has_aux=True))(
             parameters, images, labels, kept
         )
+        norms = torch.cat([g.flatten(1) for g in gradients.values()], dim=1).norm(dim=1)
         if self.clip is not None:
-            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)  # [K]
             factor = (self.clip / (norms + 1e-6)).clamp(max=1.0)
             gradients = {name: g * factor.view([-1] + [1] * (g.dim() - 1)) for name, g in gradients.items()}
         updated, remembered = {}, {}
@@ -158,7 +170,7 @@ class Stack:
             state = State(count - 1, memory[name])  # type: ignore[arg-type]  # a tensor, as it is traced
             updated[name], state = self.rule(parameter, gradients[name], state, values)
             remembered[name] = dict(state.memory)
-        return updated, remembered, scores
+        return updated, remembered, scores, norms
 
     def _loss(
         self, parameters: Tensors, images: Tensor, labels: Tensor, kept: list[Tensor]

@@ -88,6 +88,10 @@ class StackedMember:
         return lr_at(self.stack.schedules[self.k], max(0, self.iteration - 1))
 
     @property
+    def gradient_norms(self) -> Sequence[float]:
+        return torch.stack(self.stack.norms)[:, self.k].tolist() if self.stack.norms else []
+
+    @property
     def diverged_at(self) -> int | None:
         return self.stack.diverged_at[self.k]
 

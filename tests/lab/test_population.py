@@ -14,6 +14,7 @@ from torch import Tensor
 from detectune.config.tree import Config
 from detectune.data.labelled import LabelledImages
 from detectune.engine.finite import NonFiniteLossError
+from detectune.engine.run_directory import RunDirectory
 from detectune.engine.trainer import train
 from detectune.errors import UserError
 from detectune.lab.member import Member, load_data
@@ -80,6 +81,25 @@ def test_a_member_equals_the_network_trained_alone(changes: dict[str, Any], tmp_
     with member.evaluated_weights():
         assert largest_difference(member.model.state_dict(), expected) < 1e-5
     assert member.evaluate("digits_val") == pytest.approx(alone.metrics, abs=1e-5)
+
+
+@pytest.mark.parametrize(("every", "stride"), [(20, 1), (50, 3)])
+def test_a_member_keeps_some_of_the_norms_that_the_plain_trainer_keeps(
+    every: int, stride: int, tmp_path: Path
+) -> None:
+    changes = {"SOLVER.CLIP_GRADIENT_NORM": 0.5, "SOLVER.MAX_ITER": 2 * every, "TRAIN.EVAL_ITERS": every}
+    config = a_config(changes | {"TRAIN.LOG_ITERS": every})
+    train(config, output_dir=tmp_path / "alone", log=silent)
+    (member,) = train_population(config, [{}], output_dir=tmp_path, workers=0, log=silent)
+    alone, own = (
+        [row["gradient_norms"] for row in RunDirectory(folder).read_metrics() if row["kind"] == "train"]
+        for folder in (tmp_path / "alone", member.directory)
+    )
+    every_norm = dict(enumerate((norm for row in alone for norm in row), start=1))
+    kept = [[i for i in range(n * every + 1, (n + 1) * every + 1) if i % stride == 0] for n in range(2)]
+    assert len(every_norm) == 2 * every and max(map(len, kept)) <= 20
+    for steps, norms in zip(kept, own, strict=True):
+        assert norms == pytest.approx([every_norm[i] for i in steps], rel=2e-3)
 
 
 def test_results_depend_neither_on_the_processes_nor_on_the_other_members(tmp_path: Path) -> None:

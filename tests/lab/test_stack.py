@@ -129,6 +129,10 @@ def compare(*configs: Config, steps: int = STEPS) -> None:
         alone.advance(steps)
         assert largest_difference(stack.weights_of(k), alone.model.state_dict()) < 1e-5
         assert stack.evaluate(k, "digits_val") == pytest.approx(alone.evaluate("digits_val"), abs=1e-4)
+        norms = StackedMember(stack, k).gradient_norms
+        assert len(norms) == steps // stack.norm_stride and norms == pytest.approx(
+            alone.gradient_norms, rel=1e-3, abs=1e-5
+        )
 
 
 def trained(configs: list[Config], folder: Path, *, stop_after: int = 0) -> list[Any]:

@@ -306,23 +306,24 @@ def _go_on(
 
 
 class _Progress:
-    """A line for each trial that has ended since the last call."""
+    """A line for each trial that has ended since the last call; of rounds, whose trials each count from 0, by round."""
 
     def __init__(self) -> None:
-        self.told: set[int] | None = None
+        self.told: dict[str, set[int]] = {}
 
     def __call__(self, history: History) -> None:
         from detectune.cli.study_table import describe_end
         from detectune.tuner.history import ENDS
 
         ended = {trial.number: trial for trial in history.ended(*ENDS)}
-        if self.told is None:
-            self.told = set(ended)
+        if history.name not in self.told:
+            self.told[history.name] = set(ended)
             if ended:
                 print(f"Going on: {len(ended)} trials have ended.", flush=True)
-        for number in sorted(set(ended) - self.told):
+        told = self.told[history.name]
+        for number in sorted(set(ended) - told):
             print(describe_end(ended[number], history), flush=True)
-        self.told |= set(ended)
+        told |= set(ended)
 
 
 def _log(message: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from launching import descendants, ends, kill_tree, wait_for
 
+from detectune.cli.main import main
 from detectune.cli.population_pool import check_population
 from detectune.cli.population_program import run_block
 from detectune.config.load import load_config
@@ -76,6 +77,44 @@ def test_a_population_is_killed_whole_and_in_part_and_accounts_for_every_trial(
     assert "6 trials have ended" in tune(*words[:8], "7", *words[9:])
     after = ends(folder)
     assert {number: after[number] for number in before} == before and len(after) == 7
+
+
+def test_rounds_in_populations_end_as_rounds_do(
+    digits: Path, history_of: Callable[[Path], History], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both rounds, the best again and the comparison at full length, and what `gradients` says of a member."""
+    words = [
+        "tune", "digits.yaml", "--knobs", "SOLVER.BASE_LR", "--rounds", "2", "--trials", "9", "--short", "0.5",
+        "--confirm", "1", "--seeds", "3", "--population", "5", "--workers", "1", "--output", "study",
+        "SOLVER.BASE_LR=0.0005",
+    ]  # fmt: skip
+    assert called(*words) == 0
+    said, folder = capsys.readouterr().out, digits.parent / "study"
+    for number, count in ((1, 4), (2, 5)):
+        history = history_of(folder / f"round_{number}")
+        assert [trial.state for trial in history.trials] == ["complete"] * count
+        for trial in history.trials:
+            run = folder / f"round_{number}" / trial.run
+            short = load_config(run / "config.yaml")
+            assert short.SOLVER.MAX_ITER == 30 and trial.params["SOLVER.BASE_LR"] == short.SOLVER.BASE_LR
+            assert (run / "model_final.safetensors").is_file() and (run / "arrived.json").is_file()
+    lines = [line for line in said.splitlines() if line.startswith("Trial ")]
+    assert [int(line.split()[1].strip(":")) for line in lines] == [*range(4), *range(5)]
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["winner"] is not None and "Verdict: Change: trial" in said
+    assert len(verdict["trials"]) == 9 and verdict["confirmed"]["short"]["change"]
+    assert load_config(folder / "winner.yaml").SOLVER.MAX_ITER == 60
+    whole = folder / "final/confirm/base" / str(verdict["confirmed"]["seeds"][0])
+    assert load_config(whole / "config.yaml").SOLVER.MAX_ITER == 60
+    assert called("gradients", str(folder / "round_1/trials/0002")) == 0
+    assert "Norms of 30 updates" in capsys.readouterr().out
+
+
+def called(*words: str) -> int:
+    """The exit code of a command, run in this process."""
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    return int(end.value.code or 0)
 
 
 def checkpoints(folder: Path, trials: range) -> int:

@@ -178,6 +178,13 @@ def test_what_a_program_cannot_do_is_named(key: str) -> None:
         build_program(model, config_of(TWO_STAGES | {key: True}, "detectron2"), suppress=spread_class_nms)
 
 
+def test_thresholds_by_class_are_not_exported() -> None:
+    config = config_of(TWO_STAGES, "detectron2")
+    changed = config.with_overrides({"TEST.SCORE_THRESH_PER_CLASS": {"cat": 0.5}})
+    with pytest.raises(UserError, match=r"SCORE_THRESH_PER_CLASS is set, .* set it to \{\}"):
+        build_program(build_detector(config), changed, suppress=spread_class_nms)
+
+
 def test_given_proposals_are_not_exported() -> None:
     config = config_of(TWO_STAGES | {"MODEL.FASTER_RCNN": False}, "detectron2")
     with pytest.raises(UserError, match=r"MODEL\.FASTER_RCNN is False"):

@@ -9,7 +9,8 @@ in its score without noise, in units of (optimum - median of random configuratio
 The target of a task is the score that one random configuration in fifty reaches. A strategy is worse than random
 beyond noise where its mean regret at the end exceeds random's by more than two standard errors of their difference.
 
-    python bench/regret.py --output bench/results/regret.json --plot bench/results/regret.svg
+    python bench/regret.py --seeds 60 --first-seed 40 --budget 40 \
+        --output bench/results/regret.json --plot bench/results/regret.svg
 """
 
 from __future__ import annotations
@@ -140,6 +141,18 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return rows
 
 
+def by_twenties(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The part of random's budget in each block of twenty instances: how far twenty alone would have been luck."""
+    found: dict[str, Any] = {}
+    for first in range(0, len(runs["random"]), 20):
+        block = {name: rows[first : first + 20] for name, rows in runs.items()}
+        seeds = [row["seed"] for row in block["random"]]
+        found[f"{seeds[0]}-{seeds[-1]}"] = {
+            name: row["part_of_random"] for name, row in summarise(block).items()
+        }
+    return found
+
+
 def plot(content: dict[str, Any], file: Path) -> None:
     """Median regret over the budget, with the quartiles, a panel for each task."""
     import matplotlib
@@ -201,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds = fmean(run["cpu_seconds"] for run in runs[strategy])
             print(f"{name:11s} {strategy:16s} {row} {seconds:.1f} s", flush=True)
         content["tasks"][name] = {"summary": summarise(runs), "runs": runs}
+        if options.seeds > 20:
+            content["tasks"][name]["part_of_random_by_twenties"] = by_twenties(runs)
         if options.output:
             options.output.write_text(json.dumps(content, indent=1) + "\n")
     if options.plot:

@@ -7,7 +7,7 @@ still gained from there, one that diverged with the worst value seen. Random num
 so workers need not agree on anything.
 
 The choice is measured against random search and TPE in bench/regret.py; how many points explore was chosen on seeds 0
-to 19 of those tasks, and is shown on seeds 20 to 39. Knows nothing about configurations: a space here is Optuna's
+to 19 of those tasks, and is shown on seeds 40 to 99. Knows nothing about configurations: a space here is Optuna's
 distributions by name, a history is Optuna's trials.
 """
 

@@ -154,8 +154,9 @@ class Pool:
             return self._one_by_one(rules, images)
         rule = rules.detection
         active = self._active(rules) & np.isin(self.image, images)
-        rows, scores, moved = survivors_of(self._blocks, active, rule)
-        order = np.lexsort((rows, self.label[rows], -scores, self.image[rows]))
+        rows, before, scores, moved = survivors_of(self._blocks, active, rule)
+        # Two that have the same voters have one score: they stay in the order that they had before.
+        order = np.lexsort((rows, -before, self.label[rows], -scores, self.image[rows]))
         image, score = self.image[rows[order]], scores[order]
         if rule.max_detections > 0:
             rank = counted(image)

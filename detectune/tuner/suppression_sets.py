@@ -72,24 +72,29 @@ def _block(
 
 def survivors_of(
     blocks: Sequence[Block], active: np.ndarray, rule: SuppressionRule
-) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
-    """What stays of the candidates `active` (bool [N]): rows int64 [M], scores float32 [M], voted boxes [M, 4]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor | None]:
+    """What stays of the candidates `active` (bool [N]): rows int64 [M], scores float32 [M] before and after voting, and
+    voted boxes [M, 4].
+    """
     found = [_of_block(block, active, rule) for block in blocks]
     rows = np.concatenate([part[0] for part in found] or [np.zeros(0, dtype=np.int64)])
-    scores = np.concatenate([part[1] for part in found] or [np.zeros(0, dtype=np.float32)])
-    moved = [part[2] for part in found if part[2] is not None]
+    before, scores = (
+        np.concatenate([part[i] for part in found] or [np.zeros(0, dtype=np.float32)]) for i in (1, 2)
+    )
+    moved = [part[3] for part in found if part[3] is not None]
     if rule.voting is None:
-        return rows, scores, None
-    return rows, scores, torch.cat(moved) if moved else torch.zeros((0, 4))
+        return rows, before, scores, None
+    return rows, before, scores, torch.cat(moved) if moved else torch.zeros((0, 4))
 
 
 def _of_block(
     block: Block, active: np.ndarray, rule: SuppressionRule
-) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor | None]:
     valid = (block.rows >= 0) & active[block.rows]
     sets = np.flatnonzero(valid.any(1))
     if not len(sets):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), None
+        none = np.zeros(0, dtype=np.float32)
+        return np.zeros(0, dtype=np.int64), none, none, None
     width = int(np.flatnonzero(valid.any(0))[-1]) + 1  # what is below the threshold comes last
     whole = len(sets) == len(valid)
     pick = slice(None) if whole else sets
@@ -106,7 +111,7 @@ def _of_block(
     s, t = np.nonzero(stays)
     rows, kept = block.rows[pick, :width][s, t], new[s, t]
     if rule.voting is None:
-        return rows, kept, None
+        return rows, kept, kept, None
     voters = torch.from_numpy(np.where(valid[s], overlaps[s, t], np.float32(-1)))  # [M, k]
     boxes = block.boxes[torch.from_numpy(sets)][:, :width]
     moved, voted = vote_of_overlaps(
@@ -114,4 +119,4 @@ def _of_block(
         boxes[torch.from_numpy(s)], torch.from_numpy(scores[s]), rule.voting.thresh,
         scoring_method=rule.voting.scoring_method, beta=rule.voting.beta,
     )  # fmt: skip
-    return rows, voted.numpy(), moved
+    return rows, kept, voted.numpy(), moved

@@ -19,15 +19,15 @@ from detectune.engine.inference import Predictor
 from detectune.engine.trainer import train
 from detectune.errors import UserError
 from detectune.models.build import build_detector
-from detectune.structures import ClassInfo
+from detectune.structures import ClassInfo, ImageInfo
 from detectune.tuner import posthoc
 from detectune.tuner.inference_space import inference_space, needed_reach, outputs_config, within_reach
 from detectune.tuner.many_settings import setting_at
 from detectune.tuner.operating_point import read_goal
 from detectune.tuner.posthoc import Question, replay_of
-from detectune.tuner.raw_outputs import collect
+from detectune.tuner.raw_outputs import RawImage, collect
 from detectune.tuner.replay import Replay
-from detectune.tuner.replay_choice import Rules, choose
+from detectune.tuner.replay_choice import Pool, Rules, choose
 from detectune.tuner.space import Entry
 
 SIDE = 64
@@ -171,6 +171,25 @@ def test_masks_and_keypoints_are_those_of_the_network(root: Path, data: dict[str
         truth = replay.truths["keypoints"]
         _, overlaps = truth.overlaps(one.info.image_id, found.label, points)
         np.testing.assert_allclose(found.overlaps.max(1, initial=0), overlaps.max(1, initial=0), atol=1e-3)
+
+
+def test_boxes_with_the_same_voters_keep_their_order() -> None:
+    """They get one score; which of them comes first is what the model's own voting leaves."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [30, 30, 40, 40]])
+    raw = RawImage(
+        ImageInfo(1, "a", 64, 64, 1.0, 1.0), torch.tensor([64, 64]), boxes, torch.tensor([0.5, 0.9, 0.3]),
+        torch.tensor([1, 1, 1]), torch.arange(3),
+    )  # fmt: skip
+    config = Config().with_overrides(
+        {"TEST.NMS": 0.9, "TEST.BBOX_VOTE.ENABLED": True, "TEST.BBOX_VOTE.VOTE_TH": 0.5,
+         "TEST.BBOX_VOTE.SCORING_METHOD": "AVG"}
+    )  # fmt: skip
+    rules = Rules.of(config, all_proposals=False)
+    alone = choose(raw, rules)
+    assert alone.scores[0] == alone.scores[1] and alone.rows.tolist() == [1, 0, 2]
+    together = Pool([raw], num_classes=1, offset=rules.offset).choose(rules, np.arange(1))
+    assert together[0].tolist() == alone.rows.tolist()
+    assert together[1].tolist() == alone.scores.tolist()
 
 
 def test_an_interrupted_collection_goes_on(

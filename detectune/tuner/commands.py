@@ -6,9 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from detectune.config.best_metric import best_metric
+from detectune.config.tree import Config
 from detectune.tuner import thresholds as at
 from detectune.tuner.gates import Gate, best_trials
 from detectune.tuner.history import Dimension, History
+from detectune.tuner.spec import Spec
 from detectune.tuner.study import BASE
 
 CONFIRM = 3  # trials that a command proposes to run again ...
@@ -22,11 +25,28 @@ class Where:
         folder: of its runs.
         study: what commands name, if that is another: the folder of all rounds.
         rounds, trials: of the whole study, if it has rounds.
+        options: what else the study was asked, as `options_of` writes it.
     """
 
-    def __init__(self, folder: Path, *, study: Path | None = None, rounds: int = 0, trials: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        study: Path | None = None,
+        rounds: int = 0,
+        trials: int = 0,
+        options: str = "",
+    ) -> None:
         self.folder, self.study = folder, study or folder
-        self.rounds, self.trials = rounds, trials
+        self.rounds, self.trials, self.options = rounds, trials, options
+
+
+def options_of(spec: Spec, base: Config) -> str:
+    """The options of a study that the next one needs, too, to ask the same question of other ranges."""
+    metrics = [objective.metric for objective in spec.objectives]
+    options = [] if metrics == [best_metric(base)] else ["--objective", ",".join(metrics)]
+    options += ["--population", str(spec.population)] if spec.population else []
+    return shlex.join(options)
 
 
 def next_command(gate: Gate, history: History, where: Where) -> str:
@@ -83,9 +103,11 @@ def _tune(
     words = [_word(dimension, ranges.get(dimension.key)) for dimension in history.space]
     words += [key for key in more if key not in history.space.keys]
     trials = times * (where.trials or len(history.trials))
+    how = f" --rounds {where.rounds}" if where.rounds else ""
+    how += f" {where.options}" if where.options else ""
     return (
         f"detectune tune {shlex.quote(str(where.study / BASE))} --knobs {shlex.quote(','.join(words))} "
-        f"--trials {trials}{f' --rounds {where.rounds}' if where.rounds else ''} "
+        f"--trials {trials}{how} "
         f"--output {shlex.quote(f'{where.study}-{name}')}"
     )
 

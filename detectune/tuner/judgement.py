@@ -13,14 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from detectune.config.load import load_config
 from detectune.engine.run_directory import write_text
-from detectune.tuner.commands import Where, next_command
+from detectune.tuner.commands import Where, next_command, options_of
 from detectune.tuner.confirm import FILE as CONFIRMED
 from detectune.tuner.confirm import newer_best
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import Gate, best_trials, judge
 from detectune.tuner.history import History, dimension_as_json, from_json
-from detectune.tuner.study import TRIALS, VERDICT
+from detectune.tuner.spec import read_spec
+from detectune.tuner.study import BASE, SPEC, TRIALS, VERDICT
 from detectune.tuner.verdict import make_verdict
 
 ROUNDS = "rounds.json"
@@ -37,7 +39,11 @@ def write_judgement(folder: Path) -> dict[str, Any]:
     if (folder / ROUNDS).is_file():
         return verdict
     confirmed = with_news(read_confirmed(folder), history, folder)
-    verdict |= describe(judge(history, read_curves(folder, history), confirmed), history, Where(folder))
+    gates = judge(history, read_curves(folder, history), confirmed)
+    # A history may lie alone, brought from elsewhere.
+    known = (folder / SPEC).is_file() and (folder / BASE).is_file()
+    options = options_of(read_spec(folder / SPEC), load_config(folder / BASE)) if known else ""
+    verdict |= describe(gates, history, Where(folder, options=options))
     verdict["confirmed"] = confirmed
     write_text(file, json.dumps(verdict, indent=2) + "\n")
     return verdict

@@ -24,7 +24,7 @@ from detectune.config.tree import Config
 from detectune.engine.run_directory import write_text
 from detectune.errors import UserError
 from detectune.tuner import thresholds as at
-from detectune.tuner.commands import Where
+from detectune.tuner.commands import Where, options_of
 from detectune.tuner.confirm import FOLDER as CONFIRMED
 from detectune.tuner.confirm import Candidate, choose, confirm
 from detectune.tuner.curves import read_curves
@@ -117,29 +117,41 @@ def run_rounds(
                 shortened(base, short, searched=space.keys), place, workers=workers, log=log,
                 make_pool=lambda: contextlib.nullcontext(pool), changed=changed,
             )  # fmt: skip
+            whole = len(history.trials) == count  # else the minutes were over
             earlier = sum(len(part.history.trials) for part in done)
             gates = judge(history, read_curves(place, history))[:-1]  # the question comes last, once
-            where = Where(place, study=folder, rounds=plan.rounds, trials=spec.trials)
+            where = Where(
+                place, study=folder, rounds=plan.rounds, trials=spec.trials, options=options_of(spec, base)
+            )
             done.append(Done(place.name, history, short))
             space, changes = next_space(history)
+            if last or not whole:
+                changes = []
             records.append(
                 {
                     "round": number, "folder": place.name, "trials": count, "length": short,
                     "space": as_document(replace(spec, space=history.space))["space"],
                     "gates": [as_row(gate, history, where, first=earlier) for gate in gates],
-                    "changes": [] if last else [asdict(change) | {"text": str(change)} for change in changes],
+                    "changes": [asdict(change) | {"text": str(change)} for change in changes],
                 }
             )  # fmt: skip
             for gate in gates:
                 log(f"  {gate.level} {gate.name}: {gate.text} {gate.advice}".rstrip())
-            for change in changes if not last else []:
+            if (
+                not whole
+            ):  # what follows is a function of whole rounds, so that more minutes can finish this one
+                _write(folder, spec, base, done, records)
+                cut = _cut_short(spec, folder, done, counts, workers=workers)
+                log(f"  {cut['conclusion']} It goes on with: {cut['unfinished']['command']}")
+                return _finish(folder, spec, base, done, records, cut, rounds=plan.rounds)
+            for change in changes:
                 log(f"  {change}")
             too_short = any(gate.name == "length" and gate.level == "WARN" for gate in gates)
             if number == plan.rounds - 1 and too_short:
                 short = min(1.0, 2 * short)
             _write(folder, spec, base, done, records)
         confirmed = _confirm(spec, base, folder, done, plan, workers=workers, log=log, pool=pool)
-        return _finish(folder, spec, base, done, records, confirmed)
+        return _finish(folder, spec, base, done, records, confirmed, rounds=plan.rounds)
 
 
 @dataclass(frozen=True)
@@ -195,6 +207,25 @@ def _confirm(
     return whole | ({"above": found["above"]} if "above" in found else {}) | {"short": found}
 
 
+def _cut_short(
+    spec: Spec, folder: Path, done: list[Done], counts: list[int], *, workers: int
+) -> dict[str, Any]:
+    """In the place of a confirmation: nothing is concluded before the last round, and how to get there."""
+    limit = _limit(spec, folder, done, length=done[-1].length)
+    assert limit is not None
+    missing = sum(counts) - sum(len(part.history.trials) for part in done)
+    objective = spec.objectives[0]
+    return {
+        "metric": objective.metric, "maximize": objective.direction == "maximize", "seeds": [], "candidates": [],
+        "winner": None, "change": False, "gain": None, "ties": [], "noise": None,
+        "unfinished": {
+            "missing": missing, "total": sum(counts), "command": limit.command(missing, workers=workers),
+        },
+        "conclusion": f"Not finished: the study's {spec.minutes:g} minutes are over in round {len(done)} of "
+        f"{len(counts)}, and {missing} of its {sum(counts)} trials are missing.",
+    }  # fmt: skip
+
+
 def _limit(spec: Spec, folder: Path, done: list[Done], *, length: float) -> TimeLimit | None:
     """What the rounds and earlier confirmations have left, for runs of a `length`, as part of a full one."""
     if spec.minutes is None:
@@ -234,13 +265,21 @@ def _finish(
     done: list[Done],
     records: list[dict[str, Any]],
     confirmed: dict[str, Any] | None,
+    *,
+    rounds: int,
 ) -> dict[str, Any]:
     """The verdict of all rounds; winner.yaml if there is something to change."""
     history = merged(spec, base, done)
     last = done[-1]
     gates = judge(last.history, read_curves(folder / last.folder, last.history), confirmed)[:-1]
     first = len(history.trials) - len(last.history.trials)
-    where = Where(folder / last.folder, study=folder, rounds=len(records), trials=spec.trials)
+    where = Where(
+        folder / last.folder,
+        study=folder,
+        rounds=rounds,
+        trials=spec.trials,
+        options=options_of(spec, base),
+    )
     rows = describe([*gates, question(history, confirmed)], last.history, where, first=first)
     if last.length < 1:  # that short trials are short is no news: the comparison was made at full length
         rows["next"] = what_next([row for row in rows["gates"] if row["name"] != "length"])
@@ -322,4 +361,4 @@ def _left(spec: Spec, folder: Path, number: int) -> float | None:
     if spec.minutes is None:
         return None
     spent = sum(seconds_spent(folder / f"round_{i}") for i in range(1, number))
-    return max(spec.minutes - spent / 60, 0.01)
+    return max(spec.minutes - spent / 60, 0.0)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from detectune.tuner.commands import Where, next_command
+from detectune.cli.places import find_config
+from detectune.config.load import load_config
+from detectune.tuner.commands import Where, next_command, options_of
 from detectune.tuner.confirm import conclude
 from detectune.tuner.gates import Gate, infeasible, instability, question
 from detectune.tuner.history import Dimension, History, Objective, Space, Trial
 from detectune.tuner.judgement import describe, write_judgement
 from detectune.tuner.space import read_entry
+from detectune.tuner.spec import Request, complete
 from detectune.tuner.verdict import make_verdict
 
 RATE = Dimension("SOLVER.BASE_LR", "float", 1e-4, 1.0, "log")
@@ -102,6 +106,23 @@ def test_of_rounds_the_whole_study_is_named_and_its_base(tmp_path: Path) -> None
         next_command(Gate("length", "WARN", 1.0, "", "a"), study(RATE), where)
         == "detectune steps s/round_3/trials/0011"
     )
+
+
+def test_the_next_study_asks_what_this_one_asked() -> None:
+    base = load_config(find_config("mnist/1_fully_connected"))
+    spec = complete(
+        Request(knobs=[read_entry("SOLVER.BASE_LR")], objectives=["classification/loss"], population=8), base,
+        default_name="s", default_metric="classification/accuracy",
+    )  # fmt: skip
+    assert options_of(spec, base) == "--objective classification/loss --population 8"
+    usual = replace(spec, objectives=(Objective("classification/accuracy", "maximize"),), population=0)
+    assert options_of(usual, base) == ""
+    where = Where(Path("s"), options=options_of(spec, base))
+    edges = [{"key": "SOLVER.BASE_LR", "end": "upper", "low": 1e-4, "high": 100.0}]
+    command = next_command(
+        Gate("boundary", "FAIL", 1.0, "", "", ("SOLVER.BASE_LR",), {"edges": edges}), study(RATE), where
+    )
+    assert command.endswith("--trials 12 --objective classification/loss --population 8 --output s-wider")
 
 
 def test_instability_at_twice_the_rate_warns_and_higher_up_does_not() -> None:

@@ -118,3 +118,19 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         main(["tune", *map(str, words)])
     assert end.value.code == 2
     return capsys.readouterr().err
+
+
+def test_rounds_that_the_minutes_cut_short_go_on_with_more(digits: Path, command: Command) -> None:
+    said = command("tune", digits, *ROUNDS[:-1], "--minutes", 0.001, ROUNDS[-1])
+    folder = digits.parent / "study"
+    verdict = json.loads((folder / "verdict.json").read_text())
+    cut = verdict["confirmed"]
+    assert cut["unfinished"]["missing"] in (8, 9), "one trial may have begun"
+    assert "round 1 of 2" in cut["conclusion"] and verdict["winner"] is None
+    assert cut["unfinished"]["command"] in said and not (folder / "round_2").exists()
+    assert verdict["gates"][-1]["command"] == cut["unfinished"]["command"]
+    assert "Not finished" in (folder / "report.html").read_text()
+    command(*cut["unfinished"]["command"].split()[1:-1], 30)
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert [part["trials"] for part in verdict["rounds"]] == [4, 5] and sum(verdict["ends"].values()) == 9
+    assert "unfinished" not in verdict["confirmed"]

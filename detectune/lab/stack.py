@@ -36,6 +36,7 @@ from detectune.lab.update_rules import State
 from detectune.models.build_classifier import build_classifier
 from detectune.models.classifier import Classifier, DrawnDropout
 from detectune.models.layer_list import Dropout, parse_layers, shapes_of
+from detectune.ops.draws import draw_kept
 
 Tensors = dict[str, Tensor]
 
@@ -196,7 +197,8 @@ class Stack:
             for (shape, rates), masks in zip(self.dropouts, drawn, strict=True):
                 mask = torch.ones((size, *shape), device=self.device)
                 if rates[k] > 0:
-                    mask = mask.bernoulli_(1 - rates[k], generator=generator) / (1 - rates[k])
+                    keep = 1 - rates[k]
+                    mask = draw_kept(mask.shape, keep, generator=generator, device=mask.device) / keep
                 masks.append(mask)
         return [torch.stack(masks) for masks in drawn]
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from detectune.models.classifier import Classifier, DrawnDropout, FlatLinear
+from detectune.ops.draws import draw_kept
 from detectune.structures import LabelledBatch
 
 aten = torch.ops.aten
@@ -220,7 +221,7 @@ class DropoutPass:
         self.drops = generator is not None and self.keep < 1
         if not self.drops:
             return x
-        self.kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(self.keep, generator=generator)
+        self.kept = draw_kept(x.shape, self.keep, generator=generator, dtype=x.dtype)
         return (x * self.kept).div_(self.keep)
 
     def backward(self, dy: Tensor, *, wants_input: bool) -> Tensor | None:

@@ -30,7 +30,7 @@ from detectune.models.layer_list import (
     Softmax,
     shapes_of,
 )
-from detectune.ops.draws import draw_for_images
+from detectune.ops.draws import draw_for_images, draw_kept
 from detectune.structures import LabelledBatch
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -149,8 +149,8 @@ class DrawnDropout(nn.Module):
             return x
 
         def draw(num_images: int) -> Tensor:
-            kept = torch.empty((num_images, *x.shape[1:]), dtype=x.dtype, device=x.device)
-            return kept.bernoulli_(1 - self.rate, generator=generator)
+            shape = (num_images, *x.shape[1:])
+            return draw_kept(shape, 1 - self.rate, generator=generator, dtype=x.dtype, device=x.device)
 
         return x * draw_for_images(generator, len(x), draw) / (1 - self.rate)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -107,19 +108,28 @@ def smooth_noise(
 ) -> Tensor:
     """Noise float32 [count, height, width, 2] of mean 0 and deviation 1, smooth over `smoothness` pixels.
 
-    White noise on a larger field under a Gaussian cut off at three deviations; the whole field is equally rough.
+    What white noise under a Gaussian of that deviation is: values at the distance d correlate as
+    exp(-d^2 / (4 smoothness^2)), everywhere alike. Such a field bends at few places, so it is drawn as weights of the
+    few eigenvectors of its covariance: some 300 random numbers for an image of 28 x 28, not 4,000.
     """
-    reach = math.ceil(3 * smoothness)
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / smoothness).square())
-    taps = taps / taps.square().sum().sqrt()  # keeps the variance of independent numbers
-    noise = torch.randn((count, 2, height + 2 * reach, width + 2 * reach), generator=generator)
-    smooth = _bands(taps, height) @ noise @ _bands(taps, width).T
-    return smooth.permute(0, 2, 3, 1)
+    rows, columns = smooth_shapes(height, smoothness), smooth_shapes(width, smoothness)
+    weights = torch.randn((count, 2, rows.shape[1], columns.shape[1]), generator=generator)
+    field: Tensor = rows @ weights @ columns.T
+    return field.permute(0, 2, 3, 1)
 
 
-def _bands(taps: Tensor, size: int) -> Tensor:
-    """The matrix [size, size + taps - 1] that filters a row of numbers by multiplication."""
-    matrix = torch.zeros(size, size + len(taps) - 1)
-    for row in range(size):
-        matrix[row, row : row + len(taps)] = taps
-    return matrix
+@lru_cache(maxsize=16)
+def smooth_shapes(size: int, smoothness: float) -> Tensor:
+    """The shapes float32 [size, K] of a smooth row: with independent weights of deviation 1 their sum is such a row.
+
+    What is left out is less than a millionth of the strongest one's variance.
+    """
+    places = torch.arange(size, dtype=torch.float64)
+    covariance = torch.exp(-((places[:, None] - places) ** 2) / (4 * smoothness**2))
+    variances, shapes = torch.linalg.eigh(covariance)
+    kept = variances > 1e-6 * variances[-1]
+    shapes = shapes[:, kept]
+    # A shape and its negative are as good: the same on every machine is the one whose largest value is positive.
+    largest = shapes.abs().argmax(dim=0, keepdim=True)
+    signed: Tensor = shapes * shapes.gather(0, largest).sign() * variances[kept].sqrt()
+    return signed.float()

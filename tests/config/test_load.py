@@ -403,6 +403,8 @@ def values_of(described: Knob) -> st.SearchStrategy[Any]:
     for name in described.key.split(".")[:-1]:
         field = field[name].annotation.model_fields
     arguments = get_args(field[described.key.rpartition(".")[2]].annotation)
+    if get_origin(field[described.key.rpartition(".")[2]].annotation) is dict:
+        return st.dictionaries(st.text(min_size=1, max_size=12), plain, max_size=3)
     if (
         get_origin(field[described.key.rpartition(".")[2]].annotation) is tuple
         and arguments[-1] is not Ellipsis

@@ -30,9 +30,8 @@ from detectune.models.backprop import Backprop, targets_of
 from detectune.models.build_classifier import build_classifier
 from detectune.models.classifier import Classifier
 
-NORMS_IN_A_ROW = (
-    20  # of gradients, at most: fewer than of the plain trainer, as a norm costs a fifth of a small update
-)
+# Of gradients, at most: fewer than of the plain trainer, as a norm costs a fifth of a small update.
+NORMS_IN_A_ROW = 20
 
 CPU = Compute(torch.device("cpu"))
 
@@ -61,9 +60,8 @@ class Member:
         self.max_iter = schedule.max_iter
         self.iteration = 0
         self.norm_stride = norm_stride(config, max_iter=self.max_iter)
-        self.norms: list[
-            Tensor
-        ] = []  # of gradients before clipping, of the updates since `advance` was called
+        # Of gradients before clipping, of the updates since `advance` was called.
+        self.norms: list[Tensor] = []
         self.diverged_at: int | None = None
         self.seconds = 0.0  # of processor time, spent in updates: the same on a busy machine
 

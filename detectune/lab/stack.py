@@ -87,9 +87,8 @@ class Stack:
         self.traced: Callable[..., Any] | None = None
         self.iteration, self.seconds = 0, 0.0
         self.norm_stride = norm_stride(configs[0], max_iter=self.max_iter)
-        self.norms: list[
-            Tensor
-        ] = []  # [K]: of gradients before clipping, of updates since `advance` was called
+        # [K]: of gradients before clipping, of updates since `advance` was called.
+        self.norms: list[Tensor] = []
         self.diverged_at: list[int | None] = [None] * len(configs)
 
     def advance(self, until: int) -> Tensor:

@@ -33,9 +33,9 @@ FILE = "posthoc_claims"
 
 
 def claim(
-    question: Question, config: Config, replay: Replay, fresh: tuple[Config, Replay] | None
+    question: Question, config: Config, replay: Replay, fresh: tuple[Config, Replay, float] | None
 ) -> dict[str, Any]:
-    """What one study says, and what a change that it adopts is worth on the fresh images."""
+    """What one study says, and what a change that it adopts adds to the AP that the fresh images have without it."""
     verdict = study(question, config, replay, log=lambda _: None)
     report = verdict["halves"]["report"]
     row = {
@@ -47,10 +47,8 @@ def claim(
         "changes": {key: after for key, (_, after) in verdict["changes"].items()},
     }
     if fresh is not None and verdict["decision"] == "adopt":
-        base, images = fresh
-        row["kept"] = images.measure(base.with_overrides(row["changes"]), METRIC) - images.measure(
-            base, METRIC
-        )
+        base, images, before = fresh
+        row["kept"] = images.measure(base.with_overrides(row["changes"]), METRIC) - before
     return row
 
 
@@ -94,7 +92,8 @@ def main() -> None:
             paths = make_shapes(Path(folder), split="val", num_images=given.fresh_shapes, seed=SEED + 1)
             named = {"fresh": {"images": str(paths.images), "annotations": str(paths.annotations)}}
             other = config.with_overrides({"DATASETS": named, "TEST.DATASETS": ("fresh",)})
-            fresh = other, replay_of(question(0), other, given.weights, Path(folder) / "fresh")[0]
+            unseen, _, _ = replay_of(question(0), other, given.weights, Path(folder) / "fresh")
+            fresh = other, unseen, unseen.measure(other, METRIC)
         rows = []
         for seed in range(1, given.studies + 1):
             rows.append(claim(question(seed), config, replay, fresh))

@@ -162,7 +162,11 @@ def _confirmed(
     }
     missing = sum(end is None for end in ends)
     if limit is not None and missing:
-        return content | _unfinished(limit, missing, len(repeats), workers)
+        said = (
+            f"Not confirmed yet: the study's {limit.minutes:g} minutes are over, and {missing} of the "
+            f"{len(repeats)} runs with new seeds are missing."
+        )
+        return content | unfinished(limit, said, missing=missing, total=len(repeats), workers=workers)
     winner = next((c for c in measured if c.name == content["winner"]), measured[0])
     rate = winner.params.get(RATE, base_rate)
     if factors and rate is not None:
@@ -186,15 +190,14 @@ def _confirmed(
     return content
 
 
-def _unfinished(limit: TimeLimit, missing: int, total: int, workers: int) -> dict[str, Any]:
-    """What is known before every run has ended: nothing, but for how to go on."""
+def unfinished(limit: TimeLimit, said: str, *, missing: int, total: int, workers: int) -> dict[str, Any]:
+    """What is known before every run has ended: nothing, which is `said`, but for how to go on."""
     return {
         "winner": None, "change": False, "gain": None, "ties": [],
         "unfinished": {
             "missing": missing, "total": total, "command": limit.command(missing, workers=workers),
         },
-        "conclusion": f"Not confirmed yet: the study's {limit.minutes:g} minutes are over, and {missing} of the "
-        f"{total} runs with new seeds are missing.",
+        "conclusion": said,
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from detectune.errors import UserError
 from detectune.tuner import thresholds as at
 from detectune.tuner.commands import Where, options_of
 from detectune.tuner.confirm import FOLDER as CONFIRMED
-from detectune.tuner.confirm import Candidate, choose, confirm
+from detectune.tuner.confirm import Candidate, choose, confirm, unfinished
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import judge, question
 from detectune.tuner.history import Dimension, History, Space, Trial, as_json
@@ -120,9 +120,7 @@ def run_rounds(
             whole = len(history.trials) == count  # else the minutes were over
             earlier = sum(len(part.history.trials) for part in done)
             gates = judge(history, read_curves(place, history))[:-1]  # the question comes last, once
-            where = Where(
-                place, study=folder, rounds=plan.rounds, trials=spec.trials, options=options_of(spec, base)
-            )
+            where = _where(place, folder, spec, base, rounds=plan.rounds)
             done.append(Done(place.name, history, short))
             space, changes = next_space(history)
             if last or not whole:
@@ -137,10 +135,8 @@ def run_rounds(
             )  # fmt: skip
             for gate in gates:
                 log(f"  {gate.level} {gate.name}: {gate.text} {gate.advice}".rstrip())
-            if (
-                not whole
-            ):  # what follows is a function of whole rounds, so that more minutes can finish this one
-                _write(folder, spec, base, done, records)
+            if not whole:
+                # What follows is a function of whole rounds, so that more minutes can finish this one.
                 cut = _cut_short(spec, folder, done, counts, workers=workers)
                 log(f"  {cut['conclusion']} It goes on with: {cut['unfinished']['command']}")
                 return _finish(folder, spec, base, done, records, cut, rounds=plan.rounds)
@@ -207,6 +203,11 @@ def _confirm(
     return whole | ({"above": found["above"]} if "above" in found else {}) | {"short": found}
 
 
+def _where(place: Path, folder: Path, spec: Spec, base: Config, *, rounds: int) -> Where:
+    """The round in `place`, for commands that name the whole study in `folder`."""
+    return Where(place, study=folder, rounds=rounds, trials=spec.trials, options=options_of(spec, base))
+
+
 def _cut_short(
     spec: Spec, folder: Path, done: list[Done], counts: list[int], *, workers: int
 ) -> dict[str, Any]:
@@ -214,16 +215,16 @@ def _cut_short(
     limit = _limit(spec, folder, done, length=done[-1].length)
     assert limit is not None
     missing = sum(counts) - sum(len(part.history.trials) for part in done)
+    said = (
+        f"Not finished: the study's {limit.minutes:g} minutes are over in round {len(done)} of {len(counts)}, and "
+        f"{missing} of its {sum(counts)} trials are missing."
+    )
     objective = spec.objectives[0]
-    return {
+    nothing = {
         "metric": objective.metric, "maximize": objective.direction == "maximize", "seeds": [], "candidates": [],
-        "winner": None, "change": False, "gain": None, "ties": [], "noise": None,
-        "unfinished": {
-            "missing": missing, "total": sum(counts), "command": limit.command(missing, workers=workers),
-        },
-        "conclusion": f"Not finished: the study's {spec.minutes:g} minutes are over in round {len(done)} of "
-        f"{len(counts)}, and {missing} of its {sum(counts)} trials are missing.",
+        "noise": None,
     }  # fmt: skip
+    return nothing | unfinished(limit, said, missing=missing, total=sum(counts), workers=workers)
 
 
 def _limit(spec: Spec, folder: Path, done: list[Done], *, length: float) -> TimeLimit | None:
@@ -273,13 +274,7 @@ def _finish(
     last = done[-1]
     gates = judge(last.history, read_curves(folder / last.folder, last.history), confirmed)[:-1]
     first = len(history.trials) - len(last.history.trials)
-    where = Where(
-        folder / last.folder,
-        study=folder,
-        rounds=rounds,
-        trials=spec.trials,
-        options=options_of(spec, base),
-    )
+    where = _where(folder / last.folder, folder, spec, base, rounds=rounds)
     rows = describe([*gates, question(history, confirmed)], last.history, where, first=first)
     if last.length < 1:  # that short trials are short is no news: the comparison was made at full length
         rows["next"] = what_next([row for row in rows["gates"] if row["name"] != "length"])

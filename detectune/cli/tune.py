@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +12,8 @@ from detectune.errors import UserError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from detectune.config.load import Config
     from detectune.tuner.history import History
-    from detectune.tuner.spec import Request, Spec
+    from detectune.tuner.spec import Spec
     from detectune.tuner.workers import Pool
 
 OPTIONS = (
@@ -63,7 +61,8 @@ def tune(
     objective: Annotated[
         str | None,
         typer.Option(
-            metavar="METRIC", help="What is compared, as bbox/AP; several with commas: a Pareto front."
+            metavar="METRIC",
+            help="What is compared, as bbox/AP, or METRIC=minimize; several with commas: a Pareto front.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides what is proposed. [default: 1]")] = None,
@@ -128,11 +127,14 @@ def tune(
     The same command again goes on where an interrupted study stopped; --trials is the total.
     """
     from detectune.cli.method import follow_plan, make_plan, print_verdict, stored_plan
+    from detectune.cli.overrides import check_words
     from detectune.cli.report import read_verdict, write_page
     from detectune.cli.study_table import print_study
+    from detectune.cli.tune_request import go_on, prepare, prepare_inference
     from detectune.report.study import is_study
     from detectune.tuner.spec import Request
 
+    words = check_words(overrides, options=OPTIONS)
     if stage not in ("training", "inference"):
         raise UserError(f"--stage {stage} is unknown; it is training or inference.")
     if stage == "training" and (weights or operating_point):
@@ -151,7 +153,12 @@ def tune(
                 "--stage inference needs a CONFIG and trains nothing: leave out --join, --ray, --trial-minutes, "
                 "--rounds, --short, --confirm, --seeds, --population and --instability."
             )
-        _tune_inference(study, overrides, knobs, asked, weights, operating_point, output)
+        from detectune.cli.tune_inference import tune_inference
+
+        question, around, default_name = prepare_inference(study, words, knobs, asked)
+        tune_inference(
+            question, around, name=default_name, weights=weights, goal=operating_point, output=output
+        )
         return
     plan = make_plan(rounds=rounds, short=short, finalists=confirm, seeds=seeds, instability=instability)
     if plan is not None and (join is not None or ray is not None):
@@ -163,7 +170,7 @@ def tune(
             )
         spec, base, request = None, None, asked
     else:
-        spec, base, request = (_go_on if is_study(Path(study)) else _prepare)(study, overrides, knobs, asked)
+        spec, base, request = (go_on if is_study(Path(study)) else prepare)(study, words, knobs, asked)
         if is_study(Path(study)):
             output, plan = output or Path(study), plan or stored_plan(Path(study))
     if ray is not None and request.population:
@@ -202,107 +209,26 @@ def tune(
         spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
     )
     print_study(history, folder)
+    if spec is not None:
+        _tell_missing(history, spec, folder, workers=workers)
     if is_study(folder):  # a machine that joined may hold nothing of the study itself
         print(f"Report: {write_page(folder)}", flush=True)
         print_verdict(read_verdict(folder), folder)
 
 
-def _prepare(
-    study: str, words: list[str] | None, knobs: str | None, asked: Request
-) -> tuple[Spec, Config, Request]:
-    """(study, base configuration, request) from a study file or a configuration, with the options on top."""
-    from detectune.cli.overrides import check_words
-    from detectune.config.best_metric import best_metric
-    from detectune.tuner.spec import base_config, complete
+def _tell_missing(history: History, spec: Spec, folder: Path, *, workers: int) -> None:
+    from detectune.tuner.history import ENDS
+    from detectune.tuner.session import seconds_spent
+    from detectune.tuner.time_limit import TimeLimit, usual_seconds
 
-    request, config_file, default_name = _read_request(study, knobs, asked)
-    if not request.knobs and not request.place:
-        raise UserError(f"{study} is a configuration: name what to search, as --knobs SOLVER.BASE_LR.")
-    base = base_config(request, config_file, check_words(words, options=OPTIONS))
-    _tell_notices(base)
-    if request.workers is not None and request.workers < 1:
-        raise UserError(f"workers must be at least 1, not {request.workers}.")
-    spec = complete(request, base, default_name=default_name, default_metric=best_metric(base))
-    if spec.population:
-        from detectune.cli.population_pool import check_population
-
-        check_population(spec.space, base)
-    return spec, base, request
-
-
-def _read_request(study: str, knobs: str | None, asked: Request) -> tuple[Request, Path, str]:
-    """(request, file of the configuration, name) from a study file or a configuration, with the options on top."""
-    from dataclasses import fields
-
-    from detectune.cli.places import find_config
-    from detectune.tuner.space import read_entry
-    from detectune.tuner.spec import Request, is_study_file, read_study_file
-
-    file = find_config(study)
-    request, config_file = Request(), file
-    if is_study_file(file):
-        request = read_study_file(file)
-        if request.config is None:
-            raise UserError(f"{file}: config is missing: the configuration around which is searched.")
-        beside = file.parent / request.config
-        config_file = beside if beside.is_file() else find_config(request.config)
-    for option in fields(Request):
-        value = getattr(asked, option.name)
-        if value is not None and option.name not in ("overrides", "knobs", "place", "config"):
-            setattr(request, option.name, value)
-    if knobs:
-        request.knobs = [read_entry(word.strip()) for word in knobs.split(",") if word.strip()]
-    return request, config_file, file.stem
-
-
-def _tune_inference(
-    study: str,
-    words: list[str] | None,
-    knobs: str | None,
-    asked: Request,
-    weights: str | None,
-    goal: str | None,
-    output: Path | None,
-) -> None:
-    from detectune.cli.overrides import check_words
-    from detectune.cli.tune_inference import tune_inference
-    from detectune.tuner.spec import base_config
-
-    request, config_file, name = _read_request(study, knobs, asked)
-    base = base_config(request, config_file, check_words(words, options=OPTIONS))
-    _tell_notices(base)
-    tune_inference(request, base, name=name, weights=weights, goal=goal, output=output)
-
-
-def _tell_notices(base: Config) -> None:
-    for notice in dict.fromkeys(base.notices):
-        print(f"Notice: {notice}", file=sys.stderr)
-
-
-def _go_on(
-    study: str, words: list[str] | None, knobs: str | None, asked: Request
-) -> tuple[Spec, Config, Request]:
-    """(study, base configuration, request) of a study's folder: what it asks, but for how far it goes."""
-    from dataclasses import replace
-
-    from detectune.config.load import load_config
-    from detectune.report.posthoc_page import is_inference_study
-    from detectune.tuner.spec import MAY_CHANGE, read_spec
-    from detectune.tuner.study import BASE, SPEC
-
-    folder = Path(study)
-    if is_inference_study(folder):
-        raise UserError(
-            f"{study} is a study of inference knobs; give its command again, with the configuration, --stage inference "
-            "and --output, and it goes on from its raw outputs."
+    missing = spec.trials - len(history.ended(*ENDS))
+    if missing and spec.minutes is not None:
+        limit = TimeLimit(folder, spec.minutes, seconds_spent(folder), usual_seconds(history))
+        print(
+            f"Not finished: the study's {spec.minutes:g} minutes are over, and {missing} of its {spec.trials} trials "
+            f"are missing. It goes on with: {limit.command(missing, workers=workers)}",
+            flush=True,
         )
-    if words or knobs:
-        raise UserError(
-            f"{study} is a study's folder: what it asks stays; leave out {(words or ['--knobs'])[0]}."
-        )
-    given = {name: getattr(asked, name) for name in MAY_CHANGE if getattr(asked, name) is not None}
-    spec = replace(read_spec(folder / SPEC), **given)
-    return spec, load_config(folder / BASE), asked
 
 
 class _Progress:

@@ -41,7 +41,7 @@ STATE_WORDS = {
     "failed": "ended by an error",
     "timed_out": "ran out of its time",
     "running": "training now",
-    "waiting": "not started yet",
+    "waiting": "saved, or not started yet",
 }
 SCRIPTS = ("study_scales.js", "study_charts.js", "study_page.js", "live.js")
 CURVE_POINTS = 40  # of one trial's curve on the page
@@ -116,7 +116,7 @@ def status(study: StudyRecord) -> tuple[str, str]:
     if counts.get("running"):
         return "warn", f"{counts['running']} running"
     if counts.get("waiting"):
-        return "warn", f"stopped; {counts['waiting']} trials waiting"
+        return "warn", f"stopped; {counts['waiting']} trial{'s' * (counts['waiting'] != 1)} waiting"
     return ("good", "finished") if study.trials else ("warn", "no trial yet")
 
 

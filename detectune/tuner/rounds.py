@@ -29,7 +29,7 @@ from detectune.tuner.confirm import FOLDER as CONFIRMED
 from detectune.tuner.confirm import Candidate, choose, confirm, unfinished
 from detectune.tuner.curves import read_curves
 from detectune.tuner.gates import judge, question
-from detectune.tuner.history import Dimension, History, Space, Trial, as_json
+from detectune.tuner.history import ENDS, Dimension, History, Space, Trial, as_json
 from detectune.tuner.judgement import ROUNDS, about, as_row, describe, what_next
 from detectune.tuner.lengths import shortened
 from detectune.tuner.narrowing import next_space
@@ -117,7 +117,7 @@ def run_rounds(
                 shortened(base, short, searched=space.keys), place, workers=workers, log=log,
                 make_pool=lambda: contextlib.nullcontext(pool), changed=changed,
             )  # fmt: skip
-            whole = len(history.trials) == count  # else the minutes were over
+            whole = len(history.ended(*ENDS)) == count  # else the minutes were over
             earlier = sum(len(part.history.trials) for part in done)
             gates = judge(history, read_curves(place, history))[:-1]  # the question comes last, once
             where = _where(place, folder, spec, base, rounds=plan.rounds)
@@ -214,7 +214,7 @@ def _cut_short(
     """In the place of a confirmation: nothing is concluded before the last round, and how to get there."""
     limit = _limit(spec, folder, done, length=done[-1].length)
     assert limit is not None
-    missing = sum(counts) - sum(len(part.history.trials) for part in done)
+    missing = sum(counts) - sum(len(part.history.ended(*ENDS)) for part in done)
     said = (
         f"Not finished: the study's {limit.minutes:g} minutes are over in round {len(done)} of {len(counts)}, and "
         f"{missing} of its {sum(counts)} trials are missing."

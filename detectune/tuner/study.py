@@ -277,10 +277,8 @@ class Session:
         limit = self.spec.trial_minutes
         if limit is not None and now - state.since > 60 * limit:
             self._stop(number, Outcome("timed_out", f"It took longer than trial_minutes, {limit:g}."))
-        elif self._time_is_over():
-            self._stop(number, Outcome("timed_out", f"The study's {self.spec.minutes:g} minutes were over."))
-        elif self.interrupted or self.halt is not None:
-            self._stop(number, None)
+        elif self._time_is_over() or self.interrupted or self.halt is not None:
+            self._stop(number, None)  # it saves, and goes on when the study does
 
     def _stop(self, number: int, why: Outcome | None) -> None:
         state = self.running[number]

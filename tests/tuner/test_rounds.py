@@ -89,7 +89,10 @@ def test_a_search_is_confirmed_afterwards_and_goes_on_by_its_folder(digits: Path
     )
     assert f"{unfinished['missing']} of the 9 runs with new seeds are missing" in said
     assert unfinished["command"] in said and "--trials 4 --confirm 2 --seeds 3" in unfinished["command"]
-    command("tune", "study", "--trials", 5, "--minutes", 100)
+    said = command("tune", "study", "--trials", 5, "--minutes", 0.001)
+    going_on = "1 of its 5 trials are missing. It goes on with: detectune "
+    assert going_on in said
+    command(*said.split(going_on)[1].splitlines()[0].split())
     assert len(json.loads(Path("study/trials.json").read_text())["trials"]) == 5
 
 

@@ -199,16 +199,23 @@ def value_at_end(trial: Any) -> float:
     return -abs(float(trial.params["SOLVER.BASE_LR"]) - 0.01)
 
 
-def test_the_time_of_a_trial_and_of_the_study_end(tmp_path: Path) -> None:
-    def endless(job: Job, attempt: int) -> list[Ended]:
-        return [] if job.number == 1 else complete_at_once(job, attempt)
+def endless_second(job: Job, attempt: int) -> list[Ended]:
+    return [] if job.number == 1 else complete_at_once(job, attempt)
 
-    history = run(tmp_path / "s", endless, trial_minutes=0.005)
+
+def test_a_trial_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    history = run(tmp_path / "s", endless_second, trial_minutes=0.005)
     assert [t.state for t in history.trials].count("complete") == 5
     assert history.trials[1].state == "timed_out" and "trial_minutes" in history.trials[1].reason
-    history = run(tmp_path / "t", endless, minutes=0.01, workers=1)
-    assert len(history.trials) == 2 and history.trials[1].state == "timed_out"
-    assert "minutes were over" in history.trials[1].reason
+
+
+def test_a_trial_that_the_minutes_of_the_study_cut_goes_on_when_there_are_more(tmp_path: Path) -> None:
+    history = run(tmp_path / "s", endless_second, minutes=0.01, workers=1)
+    assert [t.state for t in history.trials] == ["complete", "waiting"] and history.trials[1].attempts == 1
+    verdict = json.loads((tmp_path / "s" / "verdict.json").read_text())
+    assert verdict["ends"] == {"complete": 1, "waiting": 1} and verdict["cost"]["trials"] == 1
+    history = run(tmp_path / "s", complete_at_once, minutes=10, workers=1)
+    assert len(history.complete) == 6 and history.trials[1].attempts == 2
 
 
 def test_another_question_is_not_asked_of_the_same_folder(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def tune_inference(
         raise UserError("--stage inference looks at one metric at a time; give one --objective.")
     metric = objectives[0].metric
     check_model(base, metric)
+    if objectives[0].direction == "minimize":
+        raise UserError(f"--stage inference looks for the highest {metric}; leave out minimize.")
     searched = [entry for entry in request.knobs if entry.content.get("role") != "fixed"]
     question = Question(
         name=request.name or f"{name}_inference",

@@ -11,7 +11,7 @@ from detectune.config.tree import Config
 from detectune.tuner import thresholds as at
 from detectune.tuner.gates import Gate, best_trials
 from detectune.tuner.history import Dimension, History
-from detectune.tuner.spec import Spec
+from detectune.tuner.spec import Spec, usual_direction
 from detectune.tuner.study import BASE
 
 CONFIRM = 3  # trials that a command proposes to run again ...
@@ -43,8 +43,11 @@ class Where:
 
 def options_of(spec: Spec, base: Config) -> str:
     """The options of a study that the next one needs, too, to ask the same question of other ranges."""
-    metrics = [objective.metric for objective in spec.objectives]
-    options = [] if metrics == [best_metric(base)] else ["--objective", ",".join(metrics)]
+    asked = [
+        o.metric if o.direction == usual_direction(o.metric) else f"{o.metric}={o.direction}"
+        for o in spec.objectives
+    ]
+    options = [] if asked == [best_metric(base)] else ["--objective", ",".join(asked)]
     options += ["--population", str(spec.population)] if spec.population else []
     return shlex.join(options)
 

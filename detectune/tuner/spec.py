@@ -179,13 +179,17 @@ def base_config(request: Request, file: Path, words: Sequence[str]) -> Config:
 
 
 def read_objectives(given: Any, default_metric: str, place: str) -> tuple[Objective, ...]:
-    """Objectives from a metric, a list of metrics, or a mapping of metrics to maximize or minimize."""
+    """Objectives from a metric, a list of metrics, or a mapping of metrics to maximize or minimize.
+
+    A metric alone has its usual direction, `METRIC=minimize` the one that is named.
+    """
     if given is None:
         given = [default_metric]
     if isinstance(given, str):
         given = [given]
     if isinstance(given, list) and all(isinstance(metric, str) for metric in given) and given:
-        return tuple(Objective(metric, usual_direction(metric)) for metric in given)
+        words = [text.partition("=") for text in given]
+        given = {metric: direction if sign else usual_direction(metric) for metric, sign, direction in words}
     if isinstance(given, Mapping) and given:
         for metric, direction in given.items():
             if direction not in ("maximize", "minimize"):

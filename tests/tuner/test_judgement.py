@@ -117,6 +117,8 @@ def test_the_next_study_asks_what_this_one_asked() -> None:
     assert options_of(spec, base) == "--objective classification/loss --population 8"
     usual = replace(spec, objectives=(Objective("classification/accuracy", "maximize"),), population=0)
     assert options_of(usual, base) == ""
+    turned = replace(spec, objectives=(Objective("classification/accuracy", "minimize"),), population=0)
+    assert options_of(turned, base) == "--objective classification/accuracy=minimize"
     where = Where(Path("s"), options=options_of(spec, base))
     edges = [{"key": "SOLVER.BASE_LR", "end": "upper", "low": 1e-4, "high": 100.0}]
     command = next_command(

@@ -319,6 +319,8 @@ def test_thresholds_of_an_operating_point_are_what_infer_and_test_apply(
     ("words", "message"),
     [
         (["--knobs", "TEST.SCORE_THRESH_PER_CLASS"], "--operating-point f1 chooses it"),
+        (["--objective", "bbox/AP=minimize"], "looks for the highest bbox/AP"),
+        (["--objective", "bbox/AP,segm/AP"], "looks at one metric at a time"),
         (["--knobs", "SOLVER.BASE_LR"], "needs training: tune it without --stage inference"),
         (["--knobs", "TEST.SCALE"], "changes what the network computes"),
         (

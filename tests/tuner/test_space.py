@@ -13,7 +13,7 @@ from detectune.errors import UserError
 from detectune.tuner.distributions import distribution_of, parameter_name, value_of
 from detectune.tuner.history import Dimension
 from detectune.tuner.space import Entry, make_space
-from detectune.tuner.spec import complete, read_study_file
+from detectune.tuner.spec import complete, read_objectives, read_study_file
 
 
 def space_of(**entries: Any) -> Any:
@@ -127,6 +127,18 @@ def test_a_study_file_is_read_with_its_lines(tmp_path: Path) -> None:
     assert [o.direction for o in spec.objectives] == ["maximize", "minimize"]
     assert request.overrides == {"SOLVER.MAX_ITER": 30}
     assert [entry.place for entry in request.knobs] == [f"{file}:{line}" for line in (5, 6, 7)]
+
+
+def test_objectives_have_their_usual_direction_or_the_one_that_is_named() -> None:
+    given = ["bbox/AP", "classification/loss", "classification/accuracy=minimize"]
+    found = read_objectives(given, "bbox/AP", "")
+    assert [(o.metric, o.direction) for o in found] == [
+        ("bbox/AP", "maximize"),
+        ("classification/loss", "minimize"),
+        ("classification/accuracy", "minimize"),
+    ]
+    with pytest.raises(UserError, match="bbox/AP must be maximize or minimize, not 'up'"):
+        read_objectives(["bbox/AP=up"], "bbox/AP", "")
 
 
 @pytest.mark.parametrize(

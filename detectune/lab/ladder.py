@@ -56,7 +56,7 @@ RUNGS = (
     Rung("3", "mnist/3_two_convolutions", "two convolutions", 99.06),
     Rung("4", "mnist/4_relu", "rectified linear units, L2", 99.23),
     Rung("4b", "mnist/4_relu_without_decay", "the same without L2, as printed", 99.23),
-    Rung("5", "mnist/5_shifted_images", "images shifted by a pixel", 99.37),
+    Rung("5", "mnist/5_expanded_data", "images warped anew each time", 99.37),
     Rung("6", "mnist/6_wider", "a second, wider dense layer", 99.43),
     Rung("7", "mnist/7_dropout", "dropout, 1,000 units", 99.60),
     Rung("8", "mnist/7_dropout", "five of them, averaged", 99.67, members=5),

@@ -50,9 +50,9 @@ def test_each_rung_differs_from_the_one_before_by_what_it_is_about() -> None:
 
 def test_lambda_is_divided_by_the_batches_of_an_epoch() -> None:
     """network3.py: cost + lambda / 2 / (number of batches) * sum of squares; its slope is what WEIGHT_DECAY means."""
-    for number in ("4", "5"):
+    for number, strength in (("4", 0.1), ("5", 0.25)):
         config = CONFIGS[number]
-        assert pytest.approx(0.1 / (50_000 / config.TRAIN.IMS_PER_BATCH)) == config.SOLVER.WEIGHT_DECAY
+        assert pytest.approx(strength / (50_000 / config.TRAIN.IMS_PER_BATCH)) == config.SOLVER.WEIGHT_DECAY
 
 
 def test_rungs_are_chosen_by_number() -> None:

@@ -49,7 +49,6 @@ def print_study(history: History, folder: Path) -> None:
         print(f"Pareto front: trials {front}.")
     print(f"Best: trial {best.number}, {values_text(best, history)}.")
     print(f"Its configuration: {folder / 'best.yaml'}; all of it: {folder / 'verdict.json'}.")
-    print(f"Better, or luckier? Run the best again with new seeds: detectune tune {folder} --confirm 3")
 
 
 def rank(history: History) -> list[Trial]:

@@ -209,26 +209,28 @@ def tune(
         spec, base, folder, workers=workers, url=join, log=_log, make_pool=make_pool, changed=_Progress()
     )
     print_study(history, folder)
-    if spec is not None:
-        _tell_missing(history, spec, folder, workers=workers)
+    _tell_what_follows(history, spec, folder, workers=workers)
     if is_study(folder):  # a machine that joined may hold nothing of the study itself
         print(f"Report: {write_page(folder)}", flush=True)
         print_verdict(read_verdict(folder), folder)
 
 
-def _tell_missing(history: History, spec: Spec, folder: Path, *, workers: int) -> None:
+def _tell_what_follows(history: History, spec: Spec | None, folder: Path, *, workers: int) -> None:
+    """More minutes for a study that they cut; new seeds for the best of one that is whole."""
     from detectune.tuner.history import ENDS
     from detectune.tuner.session import seconds_spent
     from detectune.tuner.time_limit import TimeLimit, usual_seconds
 
-    missing = spec.trials - len(history.ended(*ENDS))
-    if missing and spec.minutes is not None:
+    missing = 0 if spec is None else spec.trials - len(history.ended(*ENDS))
+    if spec is not None and spec.minutes is not None and missing:
         limit = TimeLimit(folder, spec.minutes, seconds_spent(folder), usual_seconds(history))
         print(
             f"Not finished: the study's {spec.minutes:g} minutes are over, and {missing} of its {spec.trials} trials "
             f"are missing. It goes on with: {limit.command(missing, workers=workers)}",
             flush=True,
         )
+    elif history.best() is not None:
+        print(f"Better, or luckier? Run the best again with new seeds: detectune tune {folder} --confirm 3")
 
 
 class _Progress:

@@ -71,7 +71,7 @@ def noise_text(confirmed: Mapping[str, Any] | None, metric: str) -> str:
     if not confirmed or confirmed.get("noise") is None:
         return (
             f"The noise of {metric} was not measured: differences between trials may be luck. "
-            "`--confirm 3` runs the best again."
+            "The option --confirm 3 runs the best again."
         )
     measured = confirmed.get("short", confirmed)  # of runs as long as the trials that the charts show
     if measured.get("noise") is None:

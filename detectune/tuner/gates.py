@@ -118,9 +118,8 @@ def enough_points(history: History) -> Gate:
     """How many complete trials come close to the best?"""
     values = [_value(trial) for trial in history.complete if trial.values]
     if len(values) < 2:
-        return Gate(
-            "enough points", "FAIL", len(values), f"{len(values)} complete trials say nothing.", "Run more."
-        )
+        text = "One complete trial says nothing." if values else "No trial is complete."
+        return Gate("enough points", "FAIL", len(values), text, "Run more.")
     best = max(values) if history.objectives[0].direction == "maximize" else min(values)
     reach = at.GOOD_REGION * abs(best - median(values))
     good = sum(abs(best - value) <= reach for value in values)

@@ -221,8 +221,7 @@ def _tell_what_follows(history: History, spec: Spec | None, folder: Path, *, wor
     from detectune.tuner.session import seconds_spent
     from detectune.tuner.time_limit import TimeLimit, usual_seconds
 
-    missing = 0 if spec is None else spec.trials - len(history.ended(*ENDS))
-    if spec is not None and spec.minutes is not None and missing:
+    if spec and spec.minutes is not None and (missing := spec.trials - len(history.ended(*ENDS))):
         limit = TimeLimit(folder, spec.minutes, seconds_spent(folder), usual_seconds(history))
         print(
             f"Not finished: the study's {spec.minutes:g} minutes are over, and {missing} of its {spec.trials} trials "

@@ -25,7 +25,7 @@ from detectune.config.load import dump_diff
 from detectune.config.tree import Config
 from detectune.engine.run_directory import write_text
 from detectune.errors import UserError
-from detectune.tuner.history import History, Trial, as_json
+from detectune.tuner.history import ENDS, History, Trial, as_json
 from detectune.tuner.ledger import Ledger, run_folder
 from detectune.tuner.outcomes import Fault, Halt, Outcome
 from detectune.tuner.samplers import make_pruner
@@ -243,7 +243,7 @@ class Session:
     def _refuse_hopeless(self) -> None:
         """Stop when the first trials were all refused for one reason: it is the configuration's, not theirs."""
         history = self._ask(self.ledger.history)
-        ended = history.ended("complete", "pruned", "infeasible", "failed", "timed_out")
+        ended = history.ended(*ENDS)
         first = ended[: max(3, self.workers)]
         same = {trial.reason for trial in first}
         if (

@@ -21,6 +21,8 @@ VOTING = (
 )  # fmt: skip
 BEFORE_HEADS = ("TEST.RPN_NMS_THRESH", "TEST.RPN_PRE_NMS_TOP_N", "TEST.RPN_MIN_SIZE")
 """What decides which regions the heads see: with these the heads look at every anchor that may become a proposal."""
+MASK_THRESH = "MRCNN.THRESH_BINARIZE"
+"""What cuts a mask out of its probabilities, of which the outputs then hold all, many times the room."""
 CONDITIONS: dict[str, dict[str, list[Any]]] = {
     "TEST.SOFT_NMS.METHOD": {"TEST.SOFT_NMS.ENABLED": [True]},
     "TEST.SOFT_NMS.SIGMA": {"TEST.SOFT_NMS.ENABLED": [True], "TEST.SOFT_NMS.METHOD": ["gaussian"]},
@@ -33,15 +35,17 @@ CONDITIONS: dict[str, dict[str, list[Any]]] = {
 }
 SHAPES_FLOOR = 0.01  # ours: below it candidates are many, and each of them would get its mask or keypoints
 FEWEST_PROPOSALS = 20
+MASK_THRESHES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)  # ours; masks are cut once for each
 
 
 def within_reach(base: Config, task: str) -> tuple[str, ...]:
     """The keys that can be tried on raw outputs of this model, where `task` is measured."""
     voting = VOTING if task == "bbox" else ()
+    masks = (MASK_THRESH,) if task == "segm" else ()
     if base.RETINANET.RETINANET_ON:
         return ("RETINANET.INFERENCE_TH", "RETINANET.PRE_NMS_TOP_N", *SUPPRESSION, *voting)
     own = ("TEST.RPN_POST_NMS_TOP_N", *BEFORE_HEADS) if base.MODEL.FASTER_RCNN else ()
-    return ("TEST.SCORE_THRESH", *SUPPRESSION, *voting, *own)
+    return ("TEST.SCORE_THRESH", *SUPPRESSION, *voting, *own, *masks)
 
 
 def inference_space(entries: Sequence[Entry], base: Config, task: str) -> Space:
@@ -52,7 +56,7 @@ def inference_space(entries: Sequence[Entry], base: Config, task: str) -> Space:
     """
     known = within_reach(base, task)
     if not entries:
-        entries = [Entry(key, {}, "") for key in known if key not in BEFORE_HEADS]
+        entries = [Entry(key, {}, "") for key in known if key not in (*BEFORE_HEADS, MASK_THRESH)]
     for entry in entries:
         if entry.key in KNOBS and entry.key not in known:
             raise entry.refuse(_why_not(entry.key, task, known))
@@ -80,6 +84,7 @@ def needed_reach(space: Space, base: Config, task: str) -> Reach:
         proposals=int(max(values(count))),
         anchors=int(max(values("TEST.RPN_PRE_NMS_TOP_N"))) if before else 0,
         shapes=task != "bbox",
+        soft_masks=MASK_THRESH in space.keys,
     )
 
 
@@ -139,12 +144,14 @@ def _completed(entry: Entry, base: Config, keys: set[str], task: str) -> Entry:
 
 
 def _range_of(key: str, flat: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """The range of a knob whose suggested one would make the network work harder than the base's test does."""
+    """The range of a knob whose suggested one would make the network or the replay work harder than it has to."""
     if key in ("TEST.RPN_PRE_NMS_TOP_N", "TEST.RPN_POST_NMS_TOP_N", "RETINANET.PRE_NMS_TOP_N"):
         most = int(flat[key])
         return {"low": min(FEWEST_PROPOSALS, max(1, most // 2)), "high": max(most, 2), "scale": "log"}
     if key in ("TEST.SCORE_THRESH", "RETINANET.INFERENCE_TH") and task != "bbox":
         return {"low": SHAPES_FLOOR, "high": 0.3, "scale": "linear"}
+    if key == MASK_THRESH:
+        return {"choices": sorted({*MASK_THRESHES, flat[key]})}
     return {}
 
 
@@ -158,6 +165,8 @@ def _why_not(key: str, task: str, known: Sequence[str]) -> str:
             f"{key} moves boxes, and the masks and keypoints of moved boxes are not in the raw outputs; measure boxes "
             "(--objective bbox/AP), or leave it out."
         )
+    if key == MASK_THRESH and task != "segm":
+        return f"{key} acts on masks alone; measure them (--objective segm/AP), or leave it out."
     if key == CLASS_THRESHOLDS:
         return f"{key} is not searched for AP, which counts all scores; --operating-point f1 chooses it."
     what = KNOBS[key].stage

@@ -164,7 +164,7 @@ def _collect(
             batch.images,
             all_proposals=bool(files.reach.anchors),
             shapes=files.reach.shapes,
-            mask_thresh=config.MRCNN.THRESH_BINARIZE,
+            mask_thresh=None if files.reach.soft_masks else config.MRCNN.THRESH_BINARIZE,
         )
         waiting += [one for one in raw if one.info.image_id not in done]
         if len(waiting) >= PART_IMAGES:

@@ -36,16 +36,22 @@ class Reach:
         proposals: most that were looked at (TEST.RPN_POST_NMS_TOP_N, RETINANET.PRE_NMS_TOP_N).
         anchors: most of a level that were looked at (TEST.RPN_PRE_NMS_TOP_N), 0 where proposals were suppressed before.
         shapes: whether there are masks and keypoints.
+        soft_masks: whether masks are probabilities, for any threshold.
     """
 
     score_floor: float
     proposals: int
     anchors: int
     shapes: bool
+    soft_masks: bool = False
 
     def covers(self, other: Reach) -> bool:
         """Whether everything that `other` can answer is answered by this too, and alike."""
-        more = self.score_floor <= other.score_floor and self.shapes >= other.shapes
+        more = (
+            self.score_floor <= other.score_floor
+            and self.shapes >= other.shapes
+            and self.soft_masks >= other.soft_masks
+        )
         if not other.anchors:
             return more and not self.anchors and self.proposals >= other.proposals
         return more and self.anchors >= other.anchors
@@ -146,10 +152,9 @@ def _as_arrays(images: Sequence[RawImage]) -> dict[str, np.ndarray]:
         if getattr(images[0], name) is not None:
             for i, raw in enumerate(images):  # images of different sizes have different numbers of anchors
                 arrays[f"{name}_{i}"] = getattr(raw, name).numpy()
-    if images[0].keypoints is not None:
-        arrays["keypoints"] = torch.cat(
-            [raw.keypoints for raw in images if raw.keypoints is not None]
-        ).numpy()
+    for name in ("masks", "keypoints"):
+        if getattr(images[0], name) is not None:
+            arrays[name] = torch.cat([getattr(raw, name) for raw in images]).numpy()
     if images[0].rles is not None:
         counts = [rle["counts"].encode() for raw in images for rle in raw.rles or ()]
         arrays["rle_bytes"] = np.frombuffer(b"".join(counts), dtype=np.uint8)
@@ -184,7 +189,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> list[RawImage]:
                 _tensor(arrays.get(f"proposals_{i}")),
                 _tensor(arrays.get(f"logits_{i}")),
                 rles,
-                _tensor(arrays["keypoints"][own]) if "keypoints" in arrays else None,
+                *(_tensor(arrays[name][own]) if name in arrays else None for name in ("masks", "keypoints")),
             )
         )
     return images
@@ -217,4 +222,5 @@ def _read(file: Path) -> dict[str, Any]:
 def _said(reach: Reach) -> str:
     anchors = f", {reach.anchors} anchors a level" if reach.anchors else ""
     shapes = ", with masks and keypoints" if reach.shapes else ""
-    return f"scores above {reach.score_floor:g}, {reach.proposals} proposals{anchors}{shapes}"
+    soft = ", masks for any threshold" if reach.soft_masks else ""
+    return f"scores above {reach.score_floor:g}, {reach.proposals} proposals{anchors}{shapes}{soft}"

@@ -4,7 +4,7 @@ The network runs once (`collect`). A candidate is a region and a class whose sco
 keypoints do not depend on how candidates are suppressed, so every setting is a choice among them (`replay.py`).
 
 Shape legend
-    n  candidates of an image    L  levels    k  anchors kept of each level    K  keypoints
+    n  candidates of an image    L  levels    k  anchors kept of each level    K  keypoints    M  side of a mask
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class RawImage:
         place: int64 [n]. Where the candidate comes from: of proposals before suppression their row in L * k, of others
             their rank; of RetinaNet's anchors the level.
         proposals, logits: float32 [L, k, 4] and [L, k], where proposals are kept before suppression.
-        rles: masks in the original frame.
+        rles: masks in the original frame, of one threshold.
+        masks: float32 [n, M, M], probabilities in the box, where any threshold is to be tried instead.
         keypoints: float32 [n, K, 4], original frame.
     """
 
@@ -51,6 +52,7 @@ class RawImage:
     proposals: Tensor | None = None
     logits: Tensor | None = None
     rles: list[dict[str, Any]] | None = None
+    masks: Tensor | None = None
     keypoints: Tensor | None = None
 
     def __len__(self) -> int:
@@ -63,7 +65,7 @@ def collect(
     *,
     all_proposals: bool,
     shapes: bool,
-    mask_thresh: float,
+    mask_thresh: float | None,
 ) -> list[RawImage]:
     """The candidates of a batch.
 
@@ -72,7 +74,7 @@ def collect(
         images: as for `Predictor.predict`.
         all_proposals: look at every anchor that may become a proposal under some setting, not at the proposals.
         shapes: make masks and keypoints too.
-        mask_thresh: probability from which a pixel belongs to a mask.
+        mask_thresh: probability from which a pixel belongs to a mask; None to keep the probabilities.
     """
     images = images.to(predictor.compute.device, non_blocking=True)
     with torch.inference_mode():
@@ -93,7 +95,7 @@ def _of_anchors(model: RetinaNet, images: ImageBatch) -> list[RawImage]:
 
 
 def _of_regions(
-    predictor: Predictor, images: ImageBatch, all_proposals: bool, shapes: bool, mask_thresh: float
+    predictor: Predictor, images: ImageBatch, all_proposals: bool, shapes: bool, mask_thresh: float | None
 ) -> Iterator[RawImage]:
     model = predictor.model
     features = model.features_of(images)
@@ -117,14 +119,22 @@ def _of_regions(
         replace(d, boxes=d.boxes * frame_scale(info, d.boxes)) if rule.original_frame else d
         for d, info in zip(found, images.infos, strict=True)
     ]
-    shaped = (
-        _shapes(predictor, features, network, images, mask_thresh) if shapes else [(None, None)] * len(found)
-    )
-    for i, (d, (rles, keypoints)) in enumerate(zip(found, shaped, strict=True)):
+    shaped = _shapes(predictor, features, network, images, mask_thresh) if shapes else [Shapes()] * len(found)
+    for i, (d, own) in enumerate(zip(found, shaped, strict=True)):
         yield RawImage(
             images.infos[i], images.sizes[i].cpu(), d.boxes.cpu(), d.scores.cpu(), d.labels.cpu(), places[i].cpu(),
-            None if boxes is None else boxes[i].cpu(), None if logits is None else logits[i].cpu(), rles, keypoints,
+            None if boxes is None else boxes[i].cpu(), None if logits is None else logits[i].cpu(),
+            own.rles, own.masks, own.keypoints,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Masks and keypoints of an image's candidates, as `RawImage` has them; None without a head for them."""
+
+    rles: list[dict[str, Any]] | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 def _shapes(
@@ -132,11 +142,13 @@ def _shapes(
     features: Any,
     found: Sequence[Detections],
     images: ImageBatch,
-    mask_thresh: float,
-) -> list[tuple[list[dict[str, Any]] | None, Tensor | None]]:
-    """Run lengths and keypoints (original frame) of each image's candidates; None without a head for them."""
+    mask_thresh: float | None,
+) -> list[Shapes]:
     model = predictor.model
+    soft = model.mask_head is not None and mask_thresh is None
+    cut = model.mask_head is not None and not soft
     rles: list[list[dict[str, Any]]] = [[] for _ in found]
+    masks: list[list[Tensor]] = [[] for _ in found]
     points: list[list[Tensor]] = [[] for _ in found]
     alone = replace(model.pose_rule, oks_thresh=1.0)  # poses do not suppress each other here
     for start in range(0, max(1, *(len(d) for d in found)), CHUNK):
@@ -144,6 +156,11 @@ def _shapes(
         part = [d[rows[rows < len(d)]] for d in found]
         if model.mask_head is not None:
             part = model.add_masks(features, part)
+            if soft:
+                for own, d in zip(masks, part, strict=True):
+                    assert d.masks is not None
+                    own.append(d.masks.float().cpu())
+                part = [replace(d, masks=None) for d in part]
         if model.keypoint_head is not None:
             maps = model.keypoint_maps(features, part)
             part = [
@@ -152,7 +169,7 @@ def _shapes(
             ]
         for i, (d, info) in enumerate(zip(part, images.infos, strict=True)):
             numbered = replace(d, labels=torch.arange(len(d)))
-            original = to_original(numbered, info, predictor.geometry, mask_thresh=mask_thresh)
+            original = to_original(numbered, info, predictor.geometry, mask_thresh=mask_thresh or 0.0)
             kept = original.labels.tolist()  # boxes that are empty in the original frame are never shown
             if original.rles is not None:
                 here = dict(zip(kept, original.rles, strict=True))
@@ -163,9 +180,10 @@ def _shapes(
                 placed[kept] = original.keypoints
                 points[i].append(placed)
     return [
-        (
-            own if model.mask_head is not None else None,
-            torch.cat(p) if model.keypoint_head is not None else None,
+        Shapes(
+            rles[i] if cut else None,
+            torch.cat(masks[i]) if soft else None,
+            torch.cat(points[i]) if model.keypoint_head is not None else None,
         )
-        for own, p in zip(rles, points, strict=True)
+        for i in range(len(found))
     ]

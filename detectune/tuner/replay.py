@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from detectune.engine.inference import boxes_to_original
 from detectune.evaluation.average_precision import Found, Matched, match, precision_and_recall
 from detectune.evaluation.truth import Truth
 from detectune.models.geometry import GEOMETRIES
+from detectune.ops.masks import masks_to_rles
 from detectune.structures import ClassInfo, Record
 from detectune.tuner.raw_outputs import RawImage
 from detectune.tuner.replay_choice import Pool, Rules
@@ -32,6 +34,7 @@ MEASURES: dict[str, tuple[slice, str]] = {
     "APs": (slice(None), "s"), "APm": (slice(None), "m"), "APl": (slice(None), "l"),
 }  # fmt: skip
 """Metric -> which of COCO's thresholds, which size."""
+TABLES_KEPT = 16  # of masks at a threshold
 RECALLS = ("AR100", "AR")  # of boxes and masks, of keypoints
 
 
@@ -62,7 +65,9 @@ class Replay:
         self.geometry = GEOMETRIES[config.MODEL.GEOMETRY]
         first = images[0]
         self.tasks = (
-            ["bbox"] + ["segm"] * (first.rles is not None) + ["keypoints"] * (first.keypoints is not None)
+            ["bbox"]
+            + ["segm"] * (first.rles is not None or first.masks is not None)
+            + ["keypoints"] * (first.keypoints is not None)
         )
         self.truths = {
             task: Truth(records, class_info, task, sigmas=config.KRCNN.OKS_SIGMAS) for task in self.tasks
@@ -71,8 +76,11 @@ class Replay:
         scales = [(raw.info.scale_x, raw.info.scale_y) * 2 for raw in images]
         self._scales = torch.tensor(scales)
         self._sizes = torch.tensor([(raw.info.height, raw.info.width) for raw in images])
-        boxes, self._shown = self._original(torch.cat([raw.boxes for raw in images]), self.pool.image)
-        self._tables = {task: self._table(task, boxes) for task in self.tasks}
+        self._boxes, self._shown = self._original(torch.cat([raw.boxes for raw in images]), self.pool.image)
+        self._tables = {
+            task: self._table(task) for task in self.tasks if task != "segm" or first.masks is None
+        }
+        self._masks_at = lru_cache(TABLES_KEPT)(partial(self._table, "segm"))  # where they are probabilities
 
     def __len__(self) -> int:
         return len(self.images)
@@ -99,7 +107,10 @@ class Replay:
             if task != "bbox":
                 raise ValueError("masks and keypoints are those of boxes that voting has not moved")
             return self._voted(rows, scores, moved)
-        found = self._tables[task][rows]
+        candidates = (
+            self._tables[task] if task in self._tables else self._masks_at(config.MRCNN.THRESH_BINARIZE)
+        )
+        found = candidates[rows]
         confidence = CONFIDENCES[self.config.KRCNN.KEYPOINT_CONFIDENCE]
         own_scores = task == "keypoints" and confidence is not None and not by_box
         ranked = found.score if own_scores else scores.astype(np.float64)
@@ -127,30 +138,39 @@ class Replay:
     def _voted(self, rows: np.ndarray, scores: np.ndarray, moved: Tensor) -> Found:
         truth, image, label = self.truths["bbox"], self.pool.image[rows], self.pool.label[rows]
         boxes, shown = self._original(moved, image)
-        objects, overlaps = truth.box_overlaps(image, label, boxes)
-        found = Found(image, label, scores.astype(np.float64), truth.areas(boxes), objects, overlaps)
+        sides = self._with_sides(boxes)
+        objects, overlaps = truth.box_overlaps(image, label, sides)
+        found = Found(image, label, scores.astype(np.float64), truth.areas(sides), objects, overlaps)
         return found[shown]
 
-    def _original(self, boxes: Tensor, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes [n, 4] of the suppression's frame as result rows have them, float64, and which are shown, bool [n]."""
+    def _original(self, boxes: Tensor, image: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Boxes [n, 4] of the suppression's frame in the original one, and which of them are shown, bool [n]."""
         number = torch.from_numpy(image)
         scale = self._scales[number].to(boxes.dtype)
         if self.geometry.heads_in_original_frame:
             boxes = boxes * scale
         placed, shown = boxes_to_original(boxes, scale, self._sizes[number], self.geometry)
-        corners, offset = placed.numpy().astype(np.float64).reshape(-1, 4), self.geometry.offset
-        return np.concatenate(
-            (corners[:, :2], corners[:, 2:] - corners[:, :2] + offset), axis=1
-        ), shown.numpy()
+        return placed.reshape(-1, 4), shown.numpy()
 
-    def _table(self, task: str, boxes: np.ndarray) -> Found:
-        """All candidates of all images, with what each overlaps; label 0 for those that do not count in the task."""
-        truth, parts = self.truths[task], []
+    def _with_sides(self, boxes: Tensor) -> np.ndarray:
+        """Corners [n, 4] as result rows have them: left, top, width, height, float64."""
+        corners = boxes.numpy().astype(np.float64)
+        return np.concatenate(
+            (corners[:, :2], corners[:, 2:] - corners[:, :2] + self.geometry.offset), axis=1
+        )
+
+    def _table(self, task: str, mask_thresh: float = 0.5) -> Found:
+        """All candidates of all images, with what each overlaps; label 0 for those that do not count in the task.
+
+        `mask_thresh` is for masks that are probabilities.
+        """
+        truth, parts, boxes = self.truths[task], [], self._with_sides(self._boxes)
         for i, raw in enumerate(self.images):
             labels, scores = raw.labels.numpy(), raw.scores.numpy().astype(np.float64)
-            geometry: Any = boxes[self.pool.first[i] : self.pool.first[i + 1]]
+            own = slice(self.pool.first[i], self.pool.first[i + 1])
+            geometry: Any = boxes[own]
             if task == "segm":
-                geometry = raw.rles
+                geometry = raw.rles if raw.masks is None else self._cut(raw, self._boxes[own], mask_thresh)
             elif task == "keypoints":
                 assert raw.keypoints is not None
                 points = raw.keypoints
@@ -164,6 +184,13 @@ class Replay:
             areas = truth.areas(geometry)
             parts.append(Found(np.full(len(raw), i), labels, scores, areas, objects, overlaps))
         return _joined(parts)
+
+    def _cut(self, raw: RawImage, boxes: Tensor, mask_thresh: float) -> list[dict[str, Any]]:
+        """The run lengths of an image's masks at a threshold; `boxes` [n, 4] in the original frame."""
+        assert raw.masks is not None
+        height, width = raw.info.height, raw.info.width
+        style = self.geometry.mask_paste
+        return masks_to_rles(raw.masks, boxes, height, width, method=style, thresh=mask_thresh)
 
 
 def measure_matched(matched: Matched, name: str, weights: np.ndarray) -> float:

@@ -21,7 +21,7 @@ def test_keys_within_reach(root: Path) -> None:
     configs = [
         load_config(root / f"configs/getting_started/{name}.yaml") for name in ("shapes", "retinanet_shapes")
     ]
-    want = {key for config in configs for key in within_reach(config, "bbox")}
+    want = {key for config in configs for task in ("bbox", "segm") for key in within_reach(config, task)}
     assert {key for _, keys in rows(root, "key") for key in keys} == want
 
 

@@ -1,12 +1,14 @@
 """Settings of the inference knobs on raw outputs beside `test` with the same settings: seconds for each, the same AP.
 
     python bench/posthoc.py --weights model_final.safetensors [--config getting_started/shapes] [--settings 12]
+    python bench/posthoc.py --weights model_final.safetensors --everything --search 500
 
-The network runs once over TEST.DATASETS; then random settings of the default space (and, with --all, of every knob
-within reach) are measured in turn by replaying the raw outputs and by `test`, both on all images. `ratio` is the
+The network runs once over TEST.DATASETS; then random settings of the default space (and, with --everything, of every
+knob within reach) are measured in turn by replaying the raw outputs and by `test`, both on all images. `ratio` is the
 time of `test` (reading images, network, suppression, evaluation, its files; no pictures are drawn) over that of the
 replay. Both are processor seconds of this process: on a machine that others use, the wall clock flatters the shorter
-one. --search also runs a search of so many settings, for its pace.
+one. Proposals and masks are made once for each of a few thresholds, so random settings pay for what a search pays once:
+--search also runs one of so many settings, and `ratio` there is the time of `test` over that of one of its settings.
 """
 
 from __future__ import annotations
@@ -31,11 +33,14 @@ from detectune.tuner.posthoc import Question, replay_of, study
 from detectune.tuner.space import Entry
 
 
-def beside(config: Config, weights: Path, *, settings: int, everything: bool, search: int) -> dict[str, Any]:
+def beside(
+    config: Config, weights: Path, *, metric: str, settings: int, everything: bool, search: int
+) -> dict[str, Any]:
     """Times and APs of both ways, setting by setting in turn."""
-    keys = [Entry(key, {}, "") for key in within_reach(config, "bbox")] if everything else []
-    space = inference_space(keys, config, "bbox")
-    question = Question("bench", space, "bbox/AP", settings=search)
+    task = metric.partition("/")[0]
+    keys = [Entry(key, {}, "") for key in within_reach(config, task)] if everything else []
+    space = inference_space(keys, config, task)
+    question = Question("bench", space, metric, settings=search)
     rng, flat, rows = np.random.default_rng(0), config.flat(), []
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -45,10 +50,10 @@ def beside(config: Config, weights: Path, *, settings: int, everything: bool, se
             values = setting_at(space, flat, rng.random(len(space)))
             changed = config.with_overrides(values)
             started = time.process_time()
-            fast = replay.measure(changed, "bbox/AP")
+            fast = replay.measure(changed, metric)
             between = time.process_time()
             slow = testing.test(changed, weights, output_dir=Path(folder) / "test", log=lambda _: None)[
-                "bbox/AP"
+                metric
             ]
             ended = time.process_time()
             rows.append(
@@ -71,9 +76,13 @@ def beside(config: Config, weights: Path, *, settings: int, everything: bool, se
             "largest_difference_of_ap": max(row["difference"] for row in rows),
         }
         if search:
+            started = time.process_time()
             verdict = study(question, config, replay, log=lambda _: None)
+            each = (time.process_time() - started) / verdict["settings"]
             result["search"] = {
                 "settings": verdict["settings"], "seconds": verdict["seconds"], "sentence": verdict["sentence"],
+                "processor_seconds_per_setting": each,
+                "ratio": result["processor_seconds_per_setting"]["test"] / each,
             }  # fmt: skip
     return result
 
@@ -86,20 +95,24 @@ def main() -> None:
     parser.add_argument("--config", default="getting_started/shapes")
     parser.add_argument("--settings", type=int, default=12)
     parser.add_argument("--search", type=int, default=0)
-    parser.add_argument("--all", action="store_true", help="also the knobs of proposals, and of voting")
+    parser.add_argument(
+        "--everything", action="store_true", help="also every knob within reach, of boxes and of masks"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     testing.NUM_SAMPLES = testing.NUM_WORST = 0
     config = load_config(find_config(arguments.config))
-    spaces = {"default": False} | ({"all": True} if arguments.all else {})
+    spaces = {"default": ("bbox/AP", False)}
+    if arguments.everything:
+        spaces |= {"everything": ("bbox/AP", True), "everything of masks": ("segm/AP", True)}
     result = {
         name: beside(
-            config, arguments.weights, settings=arguments.settings, everything=everything,
-            search=0 if everything else arguments.search,
+            config, arguments.weights, metric=metric, settings=arguments.settings, everything=everything,
+            search=arguments.search,
         )
-        for name, everything in spaces.items()
+        for name, (metric, everything) in spaces.items()
     }  # fmt: skip
     write_result("posthoc", {"config": arguments.config, "threads": torch.get_num_threads(), **result})
 

@@ -43,6 +43,10 @@ class ProposalRule:
     strict_min_size: bool = False  # a side equal to min_size is too small
     centre_inside: bool = False  # the centre must lie in the image
 
+    def cuts(self, num_levels: int) -> bool:
+        """Whether only the best `post_nms_top_n` of an image's survivors become proposals."""
+        return self.post_nms_top_n > 0 and (self.nms_thresh > 0 or num_levels > 1)
+
 
 @dataclass(frozen=True)
 class RpnSampling:
@@ -260,8 +264,7 @@ def thin_proposals(
     else:
         keep = valid.flatten(1)
     scores = scores.flatten(1).masked_fill(~keep, -torch.inf)
-    cut = rule.post_nms_top_n > 0 and (rule.nms_thresh > 0 or num_levels > 1)
-    limit = rule.post_nms_top_n if cut else scores.shape[1]
+    limit = rule.post_nms_top_n if rule.cuts(num_levels) else scores.shape[1]
     top, index = scores.topk(min(limit, scores.shape[1]), dim=1)
     return index, top
 

@@ -35,7 +35,11 @@ CONDITIONS: dict[str, dict[str, list[Any]]] = {
 }
 SHAPES_FLOOR = 0.01  # ours: below it candidates are many, and each of them would get its mask or keypoints
 FEWEST_PROPOSALS = 20
-MASK_THRESHES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)  # ours; masks are cut once for each
+STEPS = {
+    "TEST.RPN_NMS_THRESH": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
+    MASK_THRESH: (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
+}
+"""Ours: values of what costs most to replay, which is done once for each."""
 
 
 def within_reach(base: Config, task: str) -> tuple[str, ...]:
@@ -150,8 +154,8 @@ def _range_of(key: str, flat: Mapping[str, Any], task: str) -> dict[str, Any]:
         return {"low": min(FEWEST_PROPOSALS, max(1, most // 2)), "high": max(most, 2), "scale": "log"}
     if key in ("TEST.SCORE_THRESH", "RETINANET.INFERENCE_TH") and task != "bbox":
         return {"low": SHAPES_FLOOR, "high": 0.3, "scale": "linear"}
-    if key == MASK_THRESH:
-        return {"choices": sorted({*MASK_THRESHES, flat[key]})}
+    if key in STEPS:
+        return {"choices": sorted({*STEPS[key], flat[key]})}
     return {}
 
 

@@ -23,11 +23,10 @@ from detectune.models.build_rules import (
 from detectune.models.detections import DetectionRule, best_detections, survivors
 from detectune.models.geometry import GEOMETRIES
 from detectune.models.retinanet_detections import OneStageRule
-from detectune.models.rpn import ProposalRule, thin_proposals
+from detectune.models.rpn import ProposalRule
+from detectune.tuner.proposal_sets import ProposalSets, proposal_ranks
 from detectune.tuner.raw_outputs import RawImage
 from detectune.tuner.suppression_sets import make_blocks, survivors_of
-
-RANKS_KEPT = 8  # rules of proposals whose ranks are remembered
 
 
 @dataclass(frozen=True)
@@ -83,29 +82,9 @@ def _seen_regions(raw: RawImage, rules: Rules) -> Tensor:
     above = raw.scores > rules.detection.score_thresh
     if rules.proposal is None:
         return (above & (raw.place < rules.most_proposals)).nonzero()[:, 0]
-    rank = proposal_ranks(raw, rules.proposal, rules)[raw.place]
+    rank = proposal_ranks(raw, rules.proposal, offset=rules.offset, clip_to=rules.clip_to)[raw.place]
     rows = (above & (rank >= 0)).nonzero()[:, 0]
     return rows[torch.sort(rank[rows], stable=True).indices]
-
-
-def proposal_ranks(raw: RawImage, rule: ProposalRule, rules: Rules) -> Tensor:
-    """Rank int64 [L * k] that each anchor has among the proposals, -1 for those that become none."""
-    assert raw.proposals is not None and raw.logits is not None
-    num_levels, kept = raw.logits.shape
-    width = min(kept, rule.pre_nms_top_n) if rule.pre_nms_top_n > 0 else kept
-    info, unit = raw.info, rules.clip_to
-    index, top = thin_proposals(
-        raw.proposals[None, :, :width],
-        raw.logits[None, :, :width],
-        (raw.size[None] + unit - 1) // unit * unit,
-        rule,
-        torch.tensor([[info.scale_x, info.scale_y, info.scale_x, info.scale_y]]),
-        offset=rules.offset,
-    )
-    index = index[0][top[0] > -torch.inf]
-    rank = torch.full((num_levels * kept,), -1, dtype=torch.int64)
-    rank[index // width * kept + index % width] = torch.arange(len(index))
-    return rank
 
 
 def seen_anchors(raw: RawImage, rule: OneStageRule) -> Tensor:
@@ -140,8 +119,8 @@ class Pool:
         self.score = torch.cat([raw.scores for raw in images]).numpy()
         self.place = torch.cat([raw.place for raw in images]).numpy()
         boxes = torch.cat([raw.boxes for raw in images])
-        self._ranks: dict[ProposalRule, np.ndarray] = {}
         self._blocks = None
+        self._proposals: ProposalSets | None = None  # made where a setting asks for it
         if at_once:
             sets = self.image * (num_classes + 1) + self.label
             self._blocks = make_blocks(boxes, self.score, sets, offset=offset)
@@ -180,12 +159,9 @@ class Pool:
         above = self.score > np.float32(rule.score_thresh)
         if rules.proposal is None:
             return np.asarray(above & (self.place < rules.most_proposals))
-        if rules.proposal not in self._ranks:
-            if len(self._ranks) >= RANKS_KEPT:
-                del self._ranks[next(iter(self._ranks))]
-            parts = [proposal_ranks(raw, rules.proposal, rules)[raw.place] for raw in self.images]
-            self._ranks[rules.proposal] = torch.cat(parts).numpy()
-        return np.asarray(above & (self._ranks[rules.proposal] >= 0))
+        if self._proposals is None:
+            self._proposals = ProposalSets(self.images, offset=rules.offset, clip_to=rules.clip_to)
+        return np.asarray(above & self._proposals.seen(rules.proposal))
 
     def _one_by_one(self, rules: Rules, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
         chosen = [(i, choose(self.images[i], rules)) for i in images.tolist()]

@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import qmc
 
 from detectune.tuner import gates
-from detectune.tuner.confirm import Candidate, choose, conclude
+from detectune.tuner.confirm import Candidate, choose, conclude, promising
 from detectune.tuner.curves import Curves
 from detectune.tuner.gates import Gate
 from detectune.tuner.history import Dimension, History, Objective, Space, Trial
@@ -100,12 +100,38 @@ def study(world: World, seed: int) -> tuple[History, Curves, np.random.Generator
 def verdict(world: World, seed: int) -> dict[str, object]:
     """What the confirmation of that study's best trials concludes."""
     history, _, draws = study(world, seed)
-    candidates = [
-        Candidate(c.name, c.trial, c.params,
-                  tuple((world.score({**history.base, **c.params}) + SPREAD * draws.normal(size=SEEDS)).tolist()))
-        for c in choose(history, FINALISTS)
-    ]  # fmt: skip
-    return conclude(candidates, maximize=True)
+    scores = {c.name: world.score({**history.base, **c.params}) for c in choose(history, FINALISTS)}
+    return confirmed(choose(history, FINALISTS), scores, draws)[-1]
+
+
+def confirmed(
+    candidates: list[Candidate], scores: dict[str, float], draws: np.random.Generator
+) -> list[dict[str, object]]:
+    """What is concluded at the first look and, where that promises more of a second, at that."""
+
+    def longer(c: Candidate) -> Candidate:
+        return replace(c, values=(*c.values, *(scores[c.name] + SPREAD * draws.normal(size=SEEDS)).tolist()))
+
+    candidates = [longer(c) for c in candidates]
+    first = conclude(candidates, maximize=True)
+    if not promising(first, SEEDS):
+        return [first]
+    pair = ("base", first["winner"])
+    return [first, conclude([longer(c) if c.name in pair else c for c in candidates], maximize=True)]
+
+
+def adopted(gain: float, repetitions: int) -> dict[str, float]:
+    """How often a change is recommended where three trials are better by so many deviations of a run's noise."""
+    names = ["base", *(f"trial {i}" for i in range(FINALISTS))]
+    scores = {name: SPREAD * gain * (name != "base") for name in names}
+    looks = [
+        confirmed(
+            [Candidate(name, None, {}) for name in names], scores, np.random.default_rng([FIRST_SEED, n])
+        )
+        for n in range(repetitions)
+    ]
+    ways = {"at the first look": 0, "after both": -1}
+    return {way: sum(bool(found[i]["change"]) for found in looks) / repetitions for way, i in ways.items()}
 
 
 def gate_says(name: str, world: World, right: Callable[[Gate], bool]) -> Callable[[int], bool]:
@@ -222,6 +248,9 @@ def main() -> None:
         "trials_of_a_study": TRIALS,
         "seeds_of_the_confirmation": SEEDS,
         "right": right,
+        "change_recommended_by_gain_in_deviations": {
+            str(gain): adopted(gain, 10 * given.repetitions) for gain in (0, 1, 2, 3, 5)
+        },
         "least": min(right.values()),
     }
     if given.output is not None:

@@ -18,7 +18,7 @@ from detectune.config.tree import Config
 from detectune.engine.run_directory import write_text
 from detectune.engine.trainer import result_of
 from detectune.errors import UserError
-from detectune.tuner.noise import Method, difference, seeds_needed
+from detectune.tuner.noise import Method, difference, more_seeds, seeds_needed
 from detectune.tuner.outcomes import Outcome
 from detectune.tuner.repeats import Repeat, run_repeats, value_of
 from detectune.tuner.spec import usual_direction
@@ -153,12 +153,7 @@ def judge(
     elif gap.word == "worse":
         said = f"Keep {names[0]}: {names[1]} is worse in {metric} {over}, {range_text}."
     else:
-        needed = seeds_needed(first, second)
-        more = (
-            "no reasonable number of seeds would show a difference of this size"
-            if needed is None
-            else f"about {max(needed, len(seeds) + 1)} seeds each would show a difference of this size"
-        )
+        more = more_seeds(seeds_needed(first, second), len(seeds))
         said = f"A tie: keep {names[0]}. The gain in {metric} {over} is {range_text}, which holds 0; {more}."
     return content | {"conclusion": said}
 

@@ -1,7 +1,8 @@
 """Is the best trial really better? The best few and the base run again with seeds that the search has not seen.
 
-The value with which a trial won is left out: it was chosen for being high. Each comparison carries an interval, made
-wider for as many candidates as there are, so that the luckiest of several equals wins no more often than one alone.
+The value with which a trial won is left out: it was chosen for being high. A tie that as many seeds again promise to
+settle gets them, once. Each comparison carries an interval, made wider for as many candidates and looks as there are,
+so that the luckiest of several equals wins no more often than one alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,7 +21,7 @@ from detectune.tuner.curves import rises
 from detectune.tuner.gates import ranked
 from detectune.tuner.history import History
 from detectune.tuner.ledger import trial_seed
-from detectune.tuner.noise import difference, pooled_sd, t_value
+from detectune.tuner.noise import difference, more_seeds, pooled_sd, seeds_needed, t_value
 from detectune.tuner.outcomes import Outcome
 from detectune.tuner.repeats import Repeat, run_repeats, value_of
 from detectune.tuner.study import BASE
@@ -116,7 +117,7 @@ def confirm(
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     with counted(folder / FOLDER):
         content = _confirmed(
-            folder, candidates, new_seeds(study_seed, seeds), metric=metric, maximize=maximize, pool=pool,
+            folder, candidates, new_seeds(study_seed, at.LOOKS * seeds), metric=metric, maximize=maximize, pool=pool,
             workers=workers, log=log, factors=factors, base_rate=base_rate, limit=limit,
         )  # fmt: skip
     write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
@@ -141,32 +142,38 @@ def _confirmed(
     base_rate: float | None,
     limit: TimeLimit | None,
 ) -> dict[str, Any]:
-    seeds = len(numbers)
+    seeds = len(numbers) // at.LOOKS
     over = limit.over if limit is not None else (lambda: False)
 
     def repeat(name: str, params: Mapping[str, Any], seed: int) -> Repeat:
         return Repeat(name, _place(folder, name, seed), folder / BASE, params, seed)
 
-    repeats = [repeat(c.name, c.params, seed) for seed in numbers for c in candidates]
-    ends = run_repeats(repeats, metric=metric, pool=pool, workers=workers, log=log, over=over)
-    measured = [
-        Candidate(
-            c.name, c.trial, c.params, tuple(value_of(ends[i * len(candidates) + k]) for i in range(seeds))
-        )
-        for k, c in enumerate(candidates)
-    ]
-    content = conclude(measured, maximize=maximize) | {
-        "metric": metric,
-        "maximize": maximize,
-        "seeds": numbers,
-    }
-    missing = sum(end is None for end in ends)
+    def measure(who: Sequence[Candidate], with_seeds: Sequence[int]) -> tuple[list[Candidate], int]:
+        """The candidates with one value more for each seed, and how many runs are missing."""
+        repeats = [repeat(c.name, c.params, seed) for seed in with_seeds for c in who]
+        ends = run_repeats(repeats, metric=metric, pool=pool, workers=workers, log=log, over=over)
+        longer = [
+            replace(c, values=(*c.values, *map(value_of, ends[i :: len(who)]))) for i, c in enumerate(who)
+        ]
+        return longer, sum(end is None for end in ends)
+
+    measured, missing = measure([replace(c, values=()) for c in candidates], numbers[:seeds])
+    content, total, more = conclude(measured, maximize=maximize), len(candidates) * seeds, list[int]()
+    if not missing and promising(content, seeds):
+        more = numbers[seeds:]
+        log(f"A tie that {len(more)} more seeds may settle: the base and {content['winner']} run again")
+        pair = [c for c in measured if c.name in (measured[0].name, content["winner"])]
+        pair, missing = measure(pair, more)
+        longer = {c.name: c for c in pair}
+        measured = [longer.get(c.name, c) for c in measured]
+        content, total = conclude(measured, maximize=maximize), total + len(pair) * len(more)
+    content |= {"metric": metric, "maximize": maximize, "seeds": numbers[:seeds], "more_seeds": more}
     if limit is not None and missing:
         said = (
             f"Not confirmed yet: the study's {limit.minutes:g} minutes are over, and {missing} of the "
-            f"{len(repeats)} runs with new seeds are missing."
+            f"{total} runs with new seeds are missing."
         )
-        return content | unfinished(limit, said, missing=missing, total=len(repeats), workers=workers)
+        return content | unfinished(limit, said, missing=missing, total=total, workers=workers)
     winner = next((c for c in measured if c.name == content["winner"]), measured[0])
     rate = winner.params.get(RATE, base_rate)
     if factors and rate is not None:
@@ -201,6 +208,12 @@ def unfinished(limit: TimeLimit, said: str, *, missing: int, total: int, workers
     }  # fmt: skip
 
 
+def promising(content: Mapping[str, Any], seeds: int) -> bool:
+    """Whether what `conclude` found over so many seeds is a tie that as many again may well settle."""
+    gain, needed = content["gain"], content["needed"]
+    return bool(gain and gain["word"] == "tie" and gain["mean"] > 0 and needed and needed <= at.LOOKS * seeds)
+
+
 def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, Any]:
     """Who wins, who ties with the winner, and whether it beats the base, the first of `candidates`, beyond noise."""
     base, others = candidates[0], [c for c in candidates[1:] if None not in c.values]
@@ -212,7 +225,7 @@ def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, An
         "noise": noise,
         # Two single runs of one configuration differ by less than this, 19 times of 20.
         "reach": None if noise is None else t_value(at.CONFIDENCE, freedom) * noise * math.sqrt(2),
-        "winner": None, "change": False, "gain": None, "ties": [],
+        "winner": None, "change": False, "gain": None, "needed": None, "ties": [],
     }  # fmt: skip
     if not others:
         return content | {"conclusion": "Keep what you have: no candidate came to its end with every seed."}
@@ -233,8 +246,8 @@ def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, An
             "change": True,
             "conclusion": f"Change: {winner.name} reaches {mean}; the base does not come to its end with every seed.",
         }
-    # Bonferroni: one of several equals is the luckiest.
-    confidence = 1 - (1 - at.CONFIDENCE) / max(1, len(candidates) - 1)
+    # Bonferroni: one of several equals is the luckiest, and one of two looks the happier.
+    confidence = 1 - (1 - at.CONFIDENCE) / max(1, len(candidates) - 1) / at.LOOKS
     gain = difference(_known(base), _known(winner), maximize=maximize, confidence=confidence)
     content |= {"gain": asdict(gain) | {"word": gain.word}, "change": gain.word == "better"}
     interval = f"{gain.mean:+.3g} ({confidence:.1%} interval {gain.low:+.3g} to {gain.high:+.3g})"
@@ -245,7 +258,9 @@ def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, An
     elif gain.word == "worse":
         said = f"Keep what you have: the base reaches {_text(base)}, the best candidate {_text(winner)}: {interval}."
     else:
-        said = f"Keep what you have: {winner.name} reaches {mean}, the base {_text(base)}. A tie: {interval} holds 0."
+        needed = content["needed"] = seeds_needed(_known(base), _known(winner), confidence=confidence)
+        said = f"Keep what you have: {winner.name} reaches {mean}, the base {_text(base)}. A tie: {interval} holds 0"
+        said += f"; {more_seeds(needed, len(winner.values))}." if gain.mean > 0 else "."
     return content | {"conclusion": said}
 
 

@@ -90,12 +90,25 @@ def pooled_sd(samples: Sequence[Sequence[float]]) -> float | None:
     return math.sqrt(squares / sum(len(values) - 1 for values in known))
 
 
-def seeds_needed(first: Sequence[float], second: Sequence[float]) -> int | None:
-    """With how many seeds each, about, a difference as large as the one seen would leave the noise; None: too many."""
-    gain, spread = abs(fmean(second) - fmean(first)), pooled_sd([first, second])
-    if not gain or spread is None:
+def seeds_needed(
+    first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE
+) -> int | None:
+    """With how many seeds each, about, a difference as large as the one seen would leave the noise, spreads being what
+    they are (Welch's); None: too many.
+    """
+    gain, variances = abs(fmean(second) - fmean(first)), [stdev(first) ** 2, stdev(second) ** 2]
+    if not gain:
         return None
+    both = sum(variances)
+    freedom_of_a_seed = both**2 / sum(v**2 for v in variances) if both else 2.0
     for count in range(2, MOST_SEEDS + 1):
-        if t_value(CONFIDENCE, 2 * count - 2) * spread * math.sqrt(2 / count) < gain:
+        if t_value(confidence, freedom_of_a_seed * (count - 1)) * math.sqrt(both / count) < gain:
             return count
     return None
+
+
+def more_seeds(needed: int | None, done: int) -> str:
+    """What to say of a tie over `done` seeds for which `seeds_needed` has given `needed`."""
+    if needed is None:
+        return "no reasonable number of seeds would show a difference of this size"
+    return f"about {max(needed, done + 1)} seeds each would show a difference of this size"

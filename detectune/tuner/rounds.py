@@ -306,8 +306,11 @@ def winner_yaml(base: Config, params: Mapping[str, Any], confirmed: Mapping[str,
     measured = [row for row in confirmed["candidates"] if row["mean"] is not None]
     lines = [
         f"# {confirmed['conclusion']}",
-        f"# {confirmed['metric']} over {len(confirmed['seeds'])} seeds, mean \u00b1 standard deviation:",
-        *(f"#   {row['name']}: {row['mean']:.5g} \u00b1 {row['sd'] or 0.0:.2g}" for row in measured),
+        f"# {confirmed['metric']}, mean \u00b1 standard deviation:",
+        *(
+            f"#   {row['name']}: {row['mean']:.5g} \u00b1 {row['sd'] or 0.0:.2g} over {len(row['values'])} seeds"
+            for row in measured
+        ),
         "# What differs from the base:",
         *changed,
     ]

@@ -48,6 +48,7 @@ NARROW_LEAST = 0.3  # OURS: of a range, kept in any case
 # Noise: the playbook asks for it to be measured and gives no figure.
 CONFIDENCE = 0.95  # OURS: of every interval
 MOST_SEEDS = 100  # OURS: a difference that needs more seeds is called none
+LOOKS = 2  # OURS: at the best beside the base; for the second as many seeds again, where they promise to settle a tie
 
 # Instability above the best rate, and what gradient norms advise (`detectune gradients`).
 RATE_FACTORS = (2.0, 5.0, 10.0)  # PLAYBOOK: look at rates above the best one; OURS: these

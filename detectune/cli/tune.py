@@ -88,7 +88,10 @@ def tune(
         int | None, typer.Option(metavar="K", help="Run the best K and the base again with new seeds.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="New seeds of --confirm and --rounds. [default: 3]")
+        int | None,
+        typer.Option(
+            help="New seeds of --confirm and --rounds; twice as many for a promising tie. [default: 3]"
+        ),
     ] = None,
     instability: Annotated[
         bool, typer.Option("--instability", help="Look at 2, 5 and 10 times the best learning rate, too.")

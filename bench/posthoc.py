@@ -1,14 +1,15 @@
 """Settings of the inference knobs on raw outputs beside `test` with the same settings: seconds for each, the same AP.
 
     python bench/posthoc.py --weights model_final.safetensors [--config getting_started/shapes] [--settings 12]
-    python bench/posthoc.py --weights model_final.safetensors --everything --search 500
+    python bench/posthoc.py --weights model_final.safetensors --everything --search 2000
 
 The network runs once over TEST.DATASETS; then random settings of the default space (and, with --everything, of every
 knob within reach) are measured in turn by replaying the raw outputs and by `test`, both on all images. `ratio` is the
 time of `test` (reading images, network, suppression, evaluation, its files; no pictures are drawn) over that of the
 replay. Both are processor seconds of this process: on a machine that others use, the wall clock flatters the shorter
 one. Proposals and masks are made once for each of a few thresholds, so random settings pay for what a search pays once:
---search also runs one of so many settings, and `ratio` there is the time of `test` over that of one of its settings.
+--search also runs one of so many settings (a study tries 2000), its judgement included; `ratio` there is the time of
+`test` on as many images as choose, over that of one of its settings.
 """
 
 from __future__ import annotations
@@ -79,10 +80,11 @@ def beside(
             started = time.process_time()
             verdict = study(question, config, replay, log=lambda _: None)
             each = (time.process_time() - started) / verdict["settings"]
+            share = verdict["halves"]["tune"]["images"] / len(replay)
             result["search"] = {
                 "settings": verdict["settings"], "seconds": verdict["seconds"], "sentence": verdict["sentence"],
                 "processor_seconds_per_setting": each,
-                "ratio": result["processor_seconds_per_setting"]["test"] / each,
+                "ratio": share * result["processor_seconds_per_setting"]["test"] / each,
             }  # fmt: skip
     return result
 

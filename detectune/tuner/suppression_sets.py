@@ -91,15 +91,13 @@ def _of_block(
     block: Block, active: np.ndarray, rule: SuppressionRule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor | None]:
     valid = (block.rows >= 0) & active[block.rows]
-    sets = np.flatnonzero(valid.any(1))
-    if not len(sets):
+    if not valid.any():
         none = np.zeros(0, dtype=np.float32)
         return np.zeros(0, dtype=np.int64), none, none, None
-    width = int(np.flatnonzero(valid.any(0))[-1]) + 1  # what is below the threshold comes last
-    whole = len(sets) == len(valid)
-    pick = slice(None) if whole else sets
-    valid, scores = valid[pick, :width], block.scores[pick, :width]
-    overlaps = block.overlaps[pick, :width, :width]
+    # What is below the threshold comes last. Sets without any are passed over, not cut out, which would copy the rest.
+    width = int(np.flatnonzero(valid.any(0))[-1]) + 1
+    valid, scores = valid[:, :width], block.scores[:, :width]
+    overlaps = block.overlaps[:, :width, :width]
     if rule.soft is not None:
         stays, new = soft_nms_of_overlaps(
             overlaps, scores, valid, method=rule.soft.method, sigma=rule.soft.sigma,
@@ -109,11 +107,11 @@ def _of_block(
         limit = float32_limit(rule.nms_thresh, inclusive=rule.offset > 0)
         stays, new = greedy_keep_of_overlaps(overlaps, valid, limit), scores
     s, t = np.nonzero(stays)
-    rows, kept = block.rows[pick, :width][s, t], new[s, t]
+    rows, kept = block.rows[s, t], new[s, t]
     if rule.voting is None:
         return rows, kept, kept, None
     voters = torch.from_numpy(np.where(valid[s], overlaps[s, t], np.float32(-1)))  # [M, k]
-    boxes = block.boxes[torch.from_numpy(sets)][:, :width]
+    boxes = block.boxes[:, :width]
     moved, voted = vote_of_overlaps(
         voters, boxes[torch.from_numpy(s), torch.from_numpy(t)], torch.from_numpy(kept),
         boxes[torch.from_numpy(s)], torch.from_numpy(scores[s]), rule.voting.thresh,

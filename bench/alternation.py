@@ -114,6 +114,15 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def minutes_of_calls(folder: Path, began: float) -> list[float]:
+    """The minutes of every call that worked in a folder, this one's last, which began at that `time.monotonic`."""
+    file = folder / "bench_calls.json"
+    calls: list[float] = json.loads(file.read_text()) if file.is_file() else []
+    calls.append(round((time.monotonic() - began) / 60, 2))
+    file.write_text(json.dumps(calls) + "\n")
+    return calls
+
+
 def write_result(name: str, result: Mapping[str, Any]) -> Path:
     """Saves a result with the machine and the command that made it; returns the file."""
     RESULTS.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from alternation import minutes_of_calls
 from detectune.cli.places import find_config
 from detectune.lab.ladder import ACCURACY, RUNGS, Rung, rung_config
 
@@ -62,9 +63,9 @@ def main() -> None:
         "rung": rung.number,
         "seed": given.seed,
         "length": "quick" if given.quick else "full",
-        "minutes_of_this_call": round((time.monotonic() - began) / 60, 2),
+        "minutes_of_calls": minutes_of_calls(given.folder, began),
         "trials": given.trials,
-        "command": " ".join(["detectune", *words]),
+        "command": " ".join(["detectune", *words]).replace(str(given.folder), "FOLDER"),
         "load": os.getloadavg()[2],
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
     }

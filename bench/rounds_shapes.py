@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from alternation import minutes_of_calls
+
 KNOBS = "SOLVER.BASE_LR,SOLVER.WEIGHT_DECAY,TRAIN.RPN_BATCH_SIZE_PER_IM"
 QUICK = (
     "SOLVER.MAX_ITER=24", "SOLVER.WARM_UP_ITERS=2", "SOLVER.PRECISION=fp32", "TRAIN.IMS_PER_BATCH=2",
@@ -47,8 +49,8 @@ def main() -> None:
     verdict = json.loads((given.folder / "verdict.json").read_text())
     confirmed = verdict["confirmed"]
     result = {
-        "command": " ".join(["detectune", *words]),
-        "minutes_of_this_call": round((time.monotonic() - began) / 60, 2),
+        "command": " ".join(["detectune", *words]).replace(str(given.folder), "FOLDER"),
+        "minutes_of_calls": minutes_of_calls(given.folder, began),
         "conclusion": verdict["conclusion"],
         "change": verdict["winner"] is not None,
         "winner": verdict["winner"],

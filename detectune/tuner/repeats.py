@@ -17,12 +17,12 @@ from detectune.config.tree import Config
 from detectune.engine.interrupt import catch_interrupts
 from detectune.errors import UserError
 from detectune.tuner.outcomes import Fault, Halt, Outcome
-from detectune.tuner.study import GRACE, MAX_FAULTS, StudyInterruptedError
+from detectune.tuner.study import GRACE, MAX_FAULTS, NOT_ASKED, StudyInterruptedError
 from detectune.tuner.trial_job import Job
 from detectune.tuner.trial_program import read_outcome
 from detectune.tuner.workers import Ended, Pool, available_cpus
 
-OWN = ("RNG_SEED", "OUTPUT_DIR", "TRAIN.AUTO_RESUME", "DATA_LOADER.NUM_THREADS")
+OWN = ("RNG_SEED", "OUTPUT_DIR", "TRAIN.AUTO_RESUME", "DATA_LOADER.NUM_THREADS", *NOT_ASKED)
 """Keys in which a repeat may differ from its configuration."""
 
 

@@ -19,7 +19,7 @@ from detectune.tuner.history import History
 from detectune.tuner.ledger import open_ledger, stored_spec
 from detectune.tuner.spec import Spec, as_document, differences, to_yaml
 from detectune.tuner.storage import hide_password, open_database, open_journal, patiently
-from detectune.tuner.study import BASE, SPEC, TRIALS, Session, owner_name
+from detectune.tuner.study import BASE, NOT_ASKED, SPEC, TRIALS, Session, owner_name
 from detectune.tuner.workers import Pool
 
 
@@ -91,7 +91,9 @@ def refuse_other_study(folder: Path, found: tuple[Spec, str], spec: Spec, base: 
     changed = differences(found[0], spec)
     before, after = load_stored(folder, found[1]).flat(), base.flat()
     changed += [
-        f"{key} was {before[key]!r}, is {after[key]!r}" for key in before if before[key] != after[key]
+        f"{key} was {before[key]!r}, is {after[key]!r}"
+        for key in before
+        if key not in NOT_ASKED and before[key] != after[key]
     ]
     if changed:
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""

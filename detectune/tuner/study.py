@@ -43,6 +43,7 @@ CLAIM_SECONDS = 0.2  # after which a claim that another session wrote in the sam
 GRACE = 120.0  # seconds for a trial that was asked to stop to finish its step and save
 BEAT = 20.0  # seconds between signs of life to other sessions
 ABANDONED = 120.0  # seconds without one after which a trial may be taken
+NOT_ASKED = ("ROOT_DIR",)  # keys that say where a command was typed, not what a study asks
 
 
 class StudyInterruptedError(KeyboardInterrupt):

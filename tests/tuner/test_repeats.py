@@ -94,7 +94,9 @@ def test_what_has_ended_is_only_read_and_another_configuration_is_refused(repeat
     folder.mkdir(parents=True)
     (folder / "outcome.json").write_text(json.dumps(done(0.7).as_json()))
     (folder / "config.yaml").write_text(
-        load_config(repeats[0].base, {"SOLVER.BASE_LR": 0.2, "RNG_SEED": 9}).to_yaml()
+        load_config(
+            repeats[0].base, {"SOLVER.BASE_LR": 0.2, "RNG_SEED": 9, "ROOT_DIR": "/elsewhere"}
+        ).to_yaml()
     )
     pool = Scripted({2: [done(0.6)]})
     assert [value_of(end) for end in run(repeats, pool)] == [0.7, 0.6] and len(pool.jobs) == 1

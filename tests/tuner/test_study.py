@@ -225,6 +225,15 @@ def test_another_question_is_not_asked_of_the_same_folder(tmp_path: Path) -> Non
     assert len(run(tmp_path / "s", complete_at_once, trials=3).trials) == 3
 
 
+def test_the_same_question_from_another_working_directory_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "s", complete_at_once, trials=2)
+    monkeypatch.chdir(tmp_path)  # which is what ROOT_DIR is where nobody gives it
+    assert str(tmp_path) == base().ROOT_DIR
+    assert len(run(tmp_path / "s", complete_at_once, trials=3).trials) == 3
+
+
 def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
     def play(job: Job, attempt: int) -> list[Ended]:
         accuracy, seconds = [(0.5, 1.0), (0.6, 2.0), (0.4, 0.5), (0.5, 2.0), (0.6, 1.5), (0.1, 9.0)][

@@ -78,8 +78,8 @@ def noise_text(confirmed: Mapping[str, Any] | None, metric: str) -> str:
         measured = confirmed
     length = " of a trial's length" if "short" in confirmed else ""
     return (
-        f"Noise: one run{length} varies by {measured['noise']:.2g} in {metric} (standard deviation over "
-        f"{len(measured['seeds'])} seeds). The shaded bands below hold what cannot be told from the best."
+        f"Noise: one run{length} of the best varies by {measured['noise']:.2g} in {metric} (standard deviation between "
+        "seeds). The shaded bands below hold what cannot be told from the best."
     )
 
 

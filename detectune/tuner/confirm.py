@@ -217,29 +217,29 @@ def promising(content: Mapping[str, Any], seeds: int) -> bool:
 def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, Any]:
     """Who wins, who ties with the winner, and whether it beats the base, the first of `candidates`, beyond noise."""
     base, others = candidates[0], [c for c in candidates[1:] if None not in c.values]
-    noise = pooled_sd([_known(c) for c in candidates])
-    freedom = sum(max(0, len(_known(c)) - 1) for c in candidates)
     content: dict[str, Any] = {
         "format": FORMAT,
         "candidates": [_described(c) for c in candidates],
-        "noise": noise,
-        # Two single runs of one configuration differ by less than this, 19 times of 20.
-        "reach": None if noise is None else t_value(at.CONFIDENCE, freedom) * noise * math.sqrt(2),
         "winner": None, "change": False, "gain": None, "needed": None, "ties": [],
     }  # fmt: skip
     if not others:
-        return content | {"conclusion": "Keep what you have: no candidate came to its end with every seed."}
+        return (
+            content
+            | _noise_of(candidates)
+            | {"conclusion": "Keep what you have: no candidate came to its end with every seed."}
+        )
     sign = 1.0 if maximize else -1.0
     winner = max(others, key=lambda c: sign * fmean(_known(c)))
     content["winner"] = winner.name
-    ties = [
-        c.name
+    tied = [
+        c
         for c in candidates
         if c is not winner
         and None not in c.values
         and difference(_known(c), _known(winner), maximize=maximize).word == "tie"
     ]
-    content["ties"] = ties
+    # Of the best: a configuration far from them may vary much more, or less.
+    content |= {"ties": [c.name for c in tied]} | _noise_of([winner, *tied])
     mean = f"{_text(winner)} over {len(winner.values)} seeds"
     if None in base.values:
         return content | {
@@ -252,9 +252,9 @@ def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, An
     content |= {"gain": asdict(gain) | {"word": gain.word}, "change": gain.word == "better"}
     interval = f"{gain.mean:+.3g} ({confidence:.1%} interval {gain.low:+.3g} to {gain.high:+.3g})"
     if gain.word == "better":
-        also = [name for name in ties if name != base.name]
-        tied = f" It ties with {', '.join(also)}." if also else ""
-        said = f"Change: {winner.name} reaches {mean}, the base {_text(base)}: {interval}, more than noise.{tied}"
+        also = ", ".join(c.name for c in tied if c is not base)
+        said = f"Change: {winner.name} reaches {mean}, the base {_text(base)}: {interval}, more than noise."
+        said += f" It ties with {also}." if also else ""
     elif gain.word == "worse":
         said = f"Keep what you have: the base reaches {_text(base)}, the best candidate {_text(winner)}: {interval}."
     else:
@@ -262,6 +262,16 @@ def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, An
         said = f"Keep what you have: {winner.name} reaches {mean}, the base {_text(base)}. A tie: {interval} holds 0"
         said += f"; {more_seeds(needed, len(winner.values))}." if gain.mean > 0 else "."
     return content | {"conclusion": said}
+
+
+def _noise_of(candidates: Sequence[Candidate]) -> dict[str, float | None]:
+    """The standard deviation of one run, and the reach: two single runs of one configuration differ by less than it,
+    19 times of 20.
+    """
+    noise = pooled_sd([_known(c) for c in candidates])
+    freedom = sum(max(0, len(_known(c)) - 1) for c in candidates)
+    reach = None if noise is None else t_value(at.CONFIDENCE, freedom) * noise * math.sqrt(2)
+    return {"noise": noise, "reach": reach}
 
 
 def _known(candidate: Candidate) -> list[float]:

@@ -95,6 +95,19 @@ def test_a_winner_inside_the_noise_is_called_a_tie() -> None:
     assert found["noise"] == pytest.approx(0.01, abs=0.002)
 
 
+def test_noise_is_that_of_the_best_and_of_what_ties_with_them() -> None:
+    wild = Candidate("base", None, {}, (0.2, 0.5, 0.8, 0.3, 0.7))
+    best = [
+        Candidate("trial 1", 1, {}, (1.50, 1.51, 1.52)),
+        Candidate("trial 2", 2, {}, (1.49, 1.50, 1.51)),
+    ]
+    found = conclude([wild, *best], maximize=True)
+    assert found["change"] and found["ties"] == ["trial 2"]
+    assert found["noise"] == pytest.approx(0.01) and found["reach"] == pytest.approx(
+        2.776 * 2**0.5 * 0.01, rel=1e-3
+    )
+
+
 def test_what_does_not_come_to_its_end_is_no_winner_and_a_base_that_does_not_is_left() -> None:
     lost = Candidate("trial 1", 1, {}, (0.9, None, 0.9))
     base = Candidate("base", None, {}, (0.5, 0.51, 0.5))

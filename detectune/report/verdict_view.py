@@ -76,10 +76,10 @@ def noise_text(confirmed: Mapping[str, Any] | None, metric: str) -> str:
     measured = confirmed.get("short", confirmed)  # of runs as long as the trials that the charts show
     if measured.get("noise") is None:
         measured = confirmed
-    length = " of a trial's length" if "short" in confirmed else ""
+    length = " at the length of a trial" if "short" in confirmed else ""
     return (
-        f"Noise: one run{length} of the best varies by {measured['noise']:.2g} in {metric} (standard deviation between "
-        "seeds). The shaded bands below hold what cannot be told from the best."
+        f"Noise: the best vary by {measured['noise']:.2g} in {metric} (standard deviation between seeds{length}). "
+        "The shaded bands below hold what cannot be told from the best."
     )
 
 

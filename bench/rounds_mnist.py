@@ -108,7 +108,7 @@ def measure(rung: Rung, folder: Path) -> dict[str, Any]:
     if verdict["winner"] is None or "short" not in confirmed:
         return row
     runs = study / "final" / "confirm" / confirmed["winner"].replace(" ", "_")
-    tests = [100 * test_at_best(runs / str(seed)) for seed in confirmed["seeds"]]
+    tests = [100 * test_at_best(runs / str(seed)) for seed in confirmed["seeds"] + confirmed["more_seeds"]]
     mean = fmean(tests)
     row |= {"test": {"values": tests, "mean": mean, "sd": stdev(tests) if len(tests) > 1 else None}}
     wanted = [figure for figure in row["ladder"].values() if figure is not None]

@@ -160,7 +160,7 @@ def _shapes(
                 for own, d in zip(masks, part, strict=True):
                     assert d.masks is not None
                     own.append(d.masks.float().cpu())
-                part = [replace(d, masks=None) for d in part]
+                part = [replace(d, masks=None) for d in part]  # so that none is cut below
         if model.keypoint_head is not None:
             maps = model.keypoint_maps(features, part)
             part = [

@@ -7,7 +7,8 @@
 The configuration is the rung's with a hundredth of its rate; nothing else is given away: the knobs are the rate, the
 momentum, the decay and whether the rate falls, in ranges of their own. What the winner reaches at full length is
 measured as the ladder is: accuracy on the test images at the epoch that was best on the validation images. The same
-command goes on where it was interrupted. 42 trials, 12 runs of the confirmation and 6 at full length are 60 trainings.
+command goes on where it was interrupted. 42 trials, 12 runs of the confirmation and 6 at full length are 60 trainings;
+66 where a tie gets a second look.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from detectune.tuner import gates
-from detectune.tuner.confirm import Candidate, choose, conclude, promising
+from detectune.tuner.confirm import Candidate, choose, conclude, worth_a_second_look
 from detectune.tuner.curves import Curves
 from detectune.tuner.gates import Gate
 from detectune.tuner.history import Dimension, History, Objective, Space, Trial
@@ -100,8 +100,9 @@ def study(world: World, seed: int) -> tuple[History, Curves, np.random.Generator
 def verdict(world: World, seed: int) -> dict[str, object]:
     """What the confirmation of that study's best trials concludes."""
     history, _, draws = study(world, seed)
-    scores = {c.name: world.score({**history.base, **c.params}) for c in choose(history, FINALISTS)}
-    return confirmed(choose(history, FINALISTS), scores, draws)[-1]
+    candidates = choose(history, FINALISTS)
+    scores = {c.name: world.score({**history.base, **c.params}) for c in candidates}
+    return confirmed(candidates, scores, draws)[-1]
 
 
 def confirmed(
@@ -114,10 +115,10 @@ def confirmed(
 
     candidates = [longer(c) for c in candidates]
     first = conclude(candidates, maximize=True)
-    if not promising(first, SEEDS):
+    again = worth_a_second_look(first, candidates)
+    if not again:
         return [first]
-    pair = ("base", first["winner"])
-    return [first, conclude([longer(c) if c.name in pair else c for c in candidates], maximize=True)]
+    return [first, conclude([longer(c) if c in again else c for c in candidates], maximize=True)]
 
 
 def adopted(gain: float, repetitions: int) -> dict[str, float]:

@@ -117,7 +117,7 @@ def confirm(
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     with counted(folder / FOLDER):
         content = _confirmed(
-            folder, candidates, new_seeds(study_seed, at.LOOKS * seeds), metric=metric, maximize=maximize, pool=pool,
+            folder, candidates, metric=metric, maximize=maximize, seeds=seeds, study_seed=study_seed, pool=pool,
             workers=workers, log=log, factors=factors, base_rate=base_rate, limit=limit,
         )  # fmt: skip
     write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
@@ -131,10 +131,11 @@ def _place(folder: Path, name: str, seed: int) -> Path:
 def _confirmed(
     folder: Path,
     candidates: Sequence[Candidate],
-    numbers: list[int],
     *,
     metric: str,
     maximize: bool,
+    seeds: int,
+    study_seed: int,
     pool: Pool,
     workers: int,
     log: Callable[[str], None],
@@ -142,7 +143,7 @@ def _confirmed(
     base_rate: float | None,
     limit: TimeLimit | None,
 ) -> dict[str, Any]:
-    seeds = len(numbers) // at.LOOKS
+    numbers = new_seeds(study_seed, at.LOOKS * seeds)
     over = limit.over if limit is not None else (lambda: False)
 
     def repeat(name: str, params: Mapping[str, Any], seed: int) -> Repeat:
@@ -158,17 +159,18 @@ def _confirmed(
         return longer, sum(end is None for end in ends)
 
     measured, missing = measure([replace(c, values=()) for c in candidates], numbers[:seeds])
-    content, total, more = conclude(measured, maximize=maximize), len(candidates) * seeds, list[int]()
-    if not missing and promising(content, seeds):
-        more = numbers[seeds:]
+    content = conclude(measured, maximize=maximize)
+    again = [] if missing else worth_a_second_look(content, measured)
+    more = numbers[seeds:] if again else []
+    if again:
         log(f"A tie that {len(more)} more seeds may settle: the base and {content['winner']} run again")
-        pair = [c for c in measured if c.name in (measured[0].name, content["winner"])]
-        pair, missing = measure(pair, more)
-        longer = {c.name: c for c in pair}
+        again, missing = measure(again, more)
+        longer = {c.name: c for c in again}
         measured = [longer.get(c.name, c) for c in measured]
-        content, total = conclude(measured, maximize=maximize), total + len(pair) * len(more)
+        content = conclude(measured, maximize=maximize)
     content |= {"metric": metric, "maximize": maximize, "seeds": numbers[:seeds], "more_seeds": more}
     if limit is not None and missing:
+        total = sum(len(c.values) for c in measured)
         said = (
             f"Not confirmed yet: the study's {limit.minutes:g} minutes are over, and {missing} of the "
             f"{total} runs with new seeds are missing."
@@ -208,10 +210,14 @@ def unfinished(limit: TimeLimit, said: str, *, missing: int, total: int, workers
     }  # fmt: skip
 
 
-def promising(content: Mapping[str, Any], seeds: int) -> bool:
-    """Whether what `conclude` found over so many seeds is a tie that as many again may well settle."""
-    gain, needed = content["gain"], content["needed"]
-    return bool(gain and gain["word"] == "tie" and gain["mean"] > 0 and needed and needed <= at.LOOKS * seeds)
+def worth_a_second_look(content: Mapping[str, Any], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The base and the winner, if what `conclude` found of the candidates is a tie that as many seeds again may well
+    settle; else none.
+    """
+    gain, needed, seeds = content["gain"], content["needed"], len(candidates[0].values)
+    if not gain or gain["word"] != "tie" or gain["mean"] <= 0 or not needed or needed > at.LOOKS * seeds:
+        return []
+    return [candidates[0], next(c for c in candidates if c.name == content["winner"])]
 
 
 def conclude(candidates: Sequence[Candidate], *, maximize: bool) -> dict[str, Any]:

@@ -46,11 +46,12 @@ class Rules:
         if config.RETINANET.RETINANET_ON:
             return Rules(build_one_stage_rule(config, geometry), None, 0, geometry.offset, 1)
         proposal = build_proposal_rule(config.TEST, geometry)
-        uncut = proposal.nms_thresh <= 0 and not config.FPN.MULTILEVEL_RPN
+        levels = config.FPN.RPN_MAX_LEVEL - config.FPN.RPN_MIN_LEVEL + 1 if config.FPN.MULTILEVEL_RPN else 1
+        cut = config.MODEL.FASTER_RCNN and proposal.cuts(levels)
         return Rules(
             build_detection_rule(config, geometry),
             proposal if all_proposals else None,
-            float("inf") if uncut or not config.MODEL.FASTER_RCNN else proposal.post_nms_top_n,
+            proposal.post_nms_top_n if cut else float("inf"),
             geometry.offset,
             proposal_clipping(config, geometry),
         )

@@ -18,8 +18,8 @@ from detectune.tuner.confirm import (
     confirm,
     new_seeds,
     newer_best,
-    promising,
     with_earlier,
+    worth_a_second_look,
 )
 from detectune.tuner.history import Dimension, History, Objective, Space, Trial, as_json
 from detectune.tuner.judgement import read_confirmed, write_judgement
@@ -47,12 +47,10 @@ def in_two_looks(both: list[Candidate]) -> tuple[dict, bool]:
     seeds = len(both[0].values) // 2
     first = [replace(c, values=c.values[:seeds]) for c in both]
     found = conclude(first, maximize=True)
-    if not promising(found, seeds):
+    again = worth_a_second_look(found, first)
+    if not again:
         return found, False
-    pair = ("base", found["winner"])
-    return conclude(
-        [b if b.name in pair else f for b, f in zip(both, first, strict=True)], maximize=True
-    ), True
+    return conclude([b if f in again else f for b, f in zip(both, first, strict=True)], maximize=True), True
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
@@ -91,7 +89,11 @@ def test_a_winner_inside_the_noise_is_called_a_tie() -> None:
     assert found["winner"] == "trial 4" and not found["change"] and found["ties"] == ["base"]
     assert found["gain"]["word"] == "tie"
     needed = re.search(r"A tie: .* holds 0; about (\d+) seeds each would show", found["conclusion"])
-    assert needed is not None and int(needed[1]) == found["needed"] > 6 and not promising(found, 3)
+    assert (
+        needed is not None
+        and int(needed[1]) == found["needed"] > 6
+        and not worth_a_second_look(found, candidates)
+    )
     assert found["noise"] == pytest.approx(0.01, abs=0.002)
 
 

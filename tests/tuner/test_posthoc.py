@@ -80,15 +80,14 @@ def test_ap_of_fifty_random_settings_is_what_test_gives(
     asked = question(base, task, list(within_reach(base, task)))
     replay, _, files = replay_of(asked, base, weights, tmp_path / "cache", log=lambda _: None)
     assert files.size > 0
-    rng, seen = np.random.default_rng(0), []
+    rng, seen = np.random.default_rng(1), []
     for number in range(settings):
         values = setting_at(asked.space, base.flat(), rng.random(len(asked.space)))
         config = base.with_overrides(values)
         want = testing.test(config, weights, output_dir=tmp_path / str(number), log=lambda _: None)
         assert replay.measure(config, f"{task}/AP") == pytest.approx(want[f"{task}/AP"], abs=1e-6), values
         seen.append(want[f"{task}/AP"])
-    assert min(seen) > 0 and max(seen) > 0.01
-    assert len({round(value, 6) for value in seen}) > settings // 2  # not all alike
+    assert min(seen) > 0.002 and len({round(value, 6) for value in seen}) > settings // 2  # not all alike
 
 
 @pytest.mark.parametrize("geometry", ["detectron", "torchvision"])
